@@ -1,0 +1,204 @@
+"""The settings of an experiment: what a YAML under `jobs/experiments/` may say.
+
+Sections that configure Ray carry Ray's own field names (`ScalingConfig`, `FailureConfig`,
+`ray.init`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from rayecg.core.session import RaySettings
+
+STANDARD_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
+
+
+def _positive(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}: expected more than 0, came {value}")
+
+
+@dataclass(frozen=True)
+class ArchiveSettings:
+    """Which archive, where it lies, and how much of it.
+
+    `rate` (Hz) chooses among the rates that an archive publishes (PTB-XL: 100, 500); `limit` takes
+    the first records only; `n_records` and `seed` belong to the synthetic archive, which is written
+    into the output's work folder when it has no path.
+    """
+
+    kind: str = "synthetic"
+    path: str | None = None
+    rate: int | None = None
+    limit: int | None = None
+    n_records: int = 1200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _positive(self, "rate", "limit", "n_records")
+
+
+@dataclass(frozen=True)
+class ShardSettings:
+    """How records become Parquet: `fs` (Hz, None keeps the archive's), file size, checks."""
+
+    fs: int | None = None
+    records_per_shard: int = 256
+    compression: Literal["zstd", "lz4", "none"] = "zstd"
+    checks: Literal["error", "flag", "off"] = "error"
+
+    def __post_init__(self) -> None:
+        _positive(self, "fs", "records_per_shard")
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Which label space; `minimum_likelihood` (0-100) overrides the task file's own."""
+
+    SHORTHAND: ClassVar[str] = "name"
+    name: str = "ptbxl_superdiagnostic"
+    minimum_likelihood: float | None = None
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """What a network sees of a recording.
+
+    A window of `duration_s` at `fs` Hz of `leads`; for beat-wise tasks it is centred on the R peak.
+    `bandpass_hz` filters the whole record before it is resampled; `normalisation` "record" makes
+    each lead of the record zero mean and unit variance, "none" leaves mV.
+    """
+
+    fs: int = 100
+    duration_s: float = 10.0
+    leads: tuple[str, ...] = STANDARD_LEADS
+    bandpass_hz: tuple[float, float] | None = None
+    normalisation: Literal["none", "record"] = "none"
+
+    def __post_init__(self) -> None:
+        _positive(self, "fs", "duration_s")
+        if not self.leads:
+            raise ValueError("leads: expected at least one")
+        if self.bandpass_hz is not None and not 0 < self.bandpass_hz[0] < self.bandpass_hz[1]:
+            raise ValueError(f"bandpass_hz: expected 0 < low < high, came {self.bandpass_hz}")
+
+    @property
+    def n_times(self) -> int:
+        """Time points of a window."""
+        return round(self.fs * self.duration_s)
+
+
+@dataclass(frozen=True)
+class ArchitectureSettings:
+    """One architecture of the catalogue and the hyperparameters that differ from its defaults."""
+
+    SHORTHAND: ClassVar[str] = "name"
+    name: str = "simple_cnn1d"
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    label: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Name in tables: `label`, or the catalogue's own."""
+        return self.label or self.name
+
+
+@dataclass(frozen=True)
+class ScalingSettings:
+    """Ray Train's `ScalingConfig`: the workers of one run (more than one is data-parallel)."""
+
+    num_workers: int = 1
+    use_gpu: bool = False
+    resources_per_worker: dict[str, float] = field(default_factory=lambda: {"CPU": 1.0})
+
+    def __post_init__(self) -> None:
+        _positive(self, "num_workers")
+        if self.resources_per_worker.get("CPU", 0.0) <= 0:
+            raise ValueError("resources_per_worker: expected CPU above 0")
+
+
+@dataclass(frozen=True)
+class FailureSettings:
+    """Ray Train's `FailureConfig`."""
+
+    max_failures: int = 2
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How one run is trained; see `rayecg.train.loop`.
+
+    `examples_per_epoch` draws that many training examples without replacement instead of all.
+    `loss` "auto" is binary cross-entropy for multilabel tasks and cross-entropy otherwise;
+    "weighted" scales classes by the square root of their inverse frequency among the training
+    examples.
+    """
+
+    epochs: int = 12
+    batch_size: int = 64
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    schedule: Literal["constant", "cosine", "one_cycle"] = "one_cycle"
+    patience: int | None = None
+    loss: Literal["auto", "weighted"] = "auto"
+    gradient_clip: float | None = 1.0
+    examples_per_epoch: int | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    scaling: ScalingSettings = field(default_factory=ScalingSettings)
+    failure: FailureSettings = field(default_factory=FailureSettings)
+
+    def __post_init__(self) -> None:
+        _positive(self, "epochs", "batch_size", "learning_rate", "patience", "examples_per_epoch")
+        if self.batch_size % self.scaling.num_workers:
+            raise ValueError(
+                f"batch_size: expected a multiple of scaling.num_workers "
+                f"({self.scaling.num_workers}), came {self.batch_size}"
+            )
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """Ray Data actors that score: how many, their CPUs and GPUs, and the fixed batch shape."""
+
+    concurrency: int | None = None
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        _positive(self, "concurrency", "num_cpus", "batch_size")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Architectures x seeds on one task of one archive."""
+
+    name: str = "demo"
+    title: str = ""
+    archive: ArchiveSettings = field(default_factory=ArchiveSettings)
+    shards: ShardSettings = field(default_factory=ShardSettings)
+    task: TaskSettings = field(default_factory=TaskSettings)
+    input: InputSettings = field(default_factory=InputSettings)
+    architectures: tuple[ArchitectureSettings, ...] = (
+        ArchitectureSettings("simple_cnn1d"),
+        ArchitectureSettings("resnet1d_wang"),
+        ArchitectureSettings("inception1d"),
+    )
+    seeds: tuple[int, ...] = (0, 1)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    score: ScoreSettings = field(default_factory=ScoreSettings)
+    ray: RaySettings = field(default_factory=RaySettings)
+
+    def __post_init__(self) -> None:
+        titles = [architecture.title for architecture in self.architectures]
+        if not titles or not self.seeds:
+            raise ValueError("architectures, seeds: expected at least one of each")
+        if len(set(titles)) < len(titles) or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(
+                "architectures, seeds: expected each once (give variants of one architecture "
+                "labels of their own)"
+            )

@@ -1,0 +1,92 @@
+"""One recording in memory.
+
+Legend: L lead, T time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+def invalid_value(dtype: np.dtype) -> int:
+    """Give the sentinel that marks an invalid sample: the smallest value of the type."""
+    return int(np.iinfo(dtype).min)
+
+
+@dataclass(frozen=True)
+class Record:
+    """Digital samples with what turns them into mV.
+
+    Attributes
+    ----------
+    digital_LT
+        int16 or int32 samples; the smallest value of the type marks an invalid sample.
+    gain_L
+        ADC units per mV.
+    baseline_L
+        The ADC value of 0 mV.
+    fs
+        Sampling rate in Hz.
+    leads
+        Lead names, standard spelling where the lead is a standard one.
+    flags
+        What was found on reading, as `flag` or `flag:lead`.
+    beat_times, beat_symbols
+        Annotated beats: positions in samples at `fs`, and their annotation symbols; None where the
+        archive has no beat annotations.
+    """
+
+    digital_LT: np.ndarray
+    gain_L: np.ndarray
+    baseline_L: np.ndarray
+    fs: float
+    leads: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    beat_times: np.ndarray | None = field(default=None)
+    beat_symbols: tuple[str, ...] | None = field(default=None)
+
+    @property
+    def digital(self) -> np.ndarray:
+        """The samples, leads by times."""
+        return self.digital_LT
+
+    @property
+    def physical(self) -> np.ndarray:
+        """The samples in mV, float32, leads by times; invalid ones are NaN."""
+        return to_millivolts(self.digital_LT, self.gain_L, self.baseline_L)
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of the waveform: leads, rate and samples."""
+        head = f"{self.fs:g} {' '.join(self.leads)} {self.digital_LT.dtype} ".encode()
+        digest = hashlib.sha256(head)
+        digest.update(np.ascontiguousarray(self.digital_LT).data)
+        return digest.hexdigest()
+
+
+def to_millivolts(digital_LT: np.ndarray, gain_L: np.ndarray, baseline_L: np.ndarray) -> np.ndarray:
+    """Turn digital samples into mV.
+
+    Parameters
+    ----------
+    digital_LT
+        Integer samples, leads by times.
+    gain_L, baseline_L
+        ADC units per mV, and the ADC value of 0 mV.
+
+    Returns
+    -------
+    np.ndarray
+        float32, the same shape; NaN where a sample is invalid. Each value is rounded once, from
+        float64.
+    """
+    gain_L1 = np.asarray(gain_L, dtype=np.float64)[:, None]
+    baseline_L1 = np.asarray(baseline_L, dtype=np.float64)[:, None]
+    physical_LT = ((digital_LT - baseline_L1) / gain_L1).astype(np.float32)
+    invalid_LT = digital_LT == invalid_value(digital_LT.dtype)
+    if invalid_LT.any():
+        physical_LT[invalid_LT] = np.nan
+    return physical_LT

@@ -1,0 +1,273 @@
+"""Archive to shards: Ray Data reads, checks and writes units of records.
+
+A unit is a run of consecutive records of the index. A task reads it, writes its Parquet files under
+the unit's number, and last its entry in the ledger; a killed job's next start skips the units that
+have one. The rows and their order depend on the index alone, not on the number of workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rayecg.archives.base import Archive
+from rayecg.core.errors import DataError, RecordError, record_error
+from rayecg.core.experiment import ShardSettings
+from rayecg.core.files import (
+    MANIFEST,
+    check_totals,
+    finished,
+    fingerprint,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
+from rayecg.core.progress import Progress
+from rayecg.core.record import Record, invalid_value
+from rayecg.core.settings import to_tree
+from rayecg.core.shard_format import QUARANTINE_SCHEMA, Layout, index_table, shard_table
+from rayecg.core.versions import code_fingerprint, versions
+from rayecg.signal.prepare import resample
+
+#: Rooms whose code decides what a shard holds.
+ROOMS = ("archives", "core", "shards", "signal")
+COUNTS = ("n_ok", "n_degraded", "n_quarantined")
+
+
+def make_shards(archive: Archive, settings: ShardSettings, out: str | Path) -> dict[str, Any]:
+    """Turn an archive into shards.
+
+    Parameters
+    ----------
+    archive
+        What to read.
+    settings
+        Rate, shard size, compression, checks.
+    out
+        Gets `records/*.parquet`, `quarantine.parquet` and, last, `manifest.json`. Shards that stand
+        there for the same archive, settings and code are left as they are; those of another are
+        replaced.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    DataError
+        If no record of the archive can be read, or the totals do not add up.
+    """
+    out = Path(out)
+    index = archive.index()
+    if not index.num_rows:
+        raise DataError(f"{archive.root}: the archive lists no record")
+    _check_ids(index, archive)
+    plan = {
+        "stage": "shards",
+        "archive": to_tree(archive.settings),
+        "synthetic": archive.synthetic,
+        "official_split": archive.official_split,
+        "settings": to_tree(settings),
+        "n_input": index.num_rows,
+        "input_fingerprint": _input_fingerprint(archive, index),
+        "code_fingerprint": code_fingerprint(*ROOMS),
+    }
+    key = fingerprint(plan)
+    standing = finished(out, key)
+    if standing is not None:
+        return standing
+    _clear_unless_planned(out, key)
+    size = settings.records_per_shard
+    units = [(i, index.slice(start, size)) for i, start in enumerate(range(0, index.num_rows, size))]
+    _run_units(units, archive, settings, out, index.num_rows)
+    return _finish(out, key, plan, n_units=len(units))
+
+
+def _check_ids(index: pa.Table, archive: Archive) -> None:
+    seen: set[str] = set()
+    for record_id in index["record_id"].to_pylist():
+        if record_id in seen:
+            raise DataError(f"{archive.root}: the index lists record {record_id!r} twice")
+        seen.add(record_id)
+
+
+def _input_fingerprint(archive: Archive, index: pa.Table) -> str:
+    """Fingerprint the index, and size and time of the files that it names."""
+    stats = []
+    for path in index["path"].to_pylist():
+        for suffix in (".hea", ".dat"):
+            try:
+                found = os.stat(f"{archive.root / path}{suffix}")
+                stats.append((found.st_size, found.st_mtime_ns))
+            except OSError:
+                stats.append((-1, -1))
+    return fingerprint([index.drop_columns(["path"]).to_pylist(), index["path"].to_pylist(), stats])
+
+
+def _clear_unless_planned(out: Path, key: str) -> None:
+    """Keep the finished units of the same plan; remove what another plan left here."""
+    plan = out / "plan.json"
+    if plan.exists() and read_json(plan).get("key") == key:
+        return
+    if out.exists():
+        known = {"records", "quarantine", "ledger", "plan.json", "quarantine.parquet", MANIFEST}
+        strangers = sorted(p.name for p in out.iterdir() if p.name not in known)
+        if strangers:
+            raise DataError(f"{out}: expected an empty folder or shards, found {strangers[0]!r}")
+        for child in out.iterdir():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+    write_json(plan, {"key": key})
+
+
+def _ledger(out: Path, unit: int) -> Path:
+    return out / "ledger" / f"{unit:06d}.json"
+
+
+def _run_units(
+    units: list[tuple[int, pa.Table]],
+    archive: Archive,
+    settings: ShardSettings,
+    out: Path,
+    n_records: int,
+) -> None:
+    import ray.data
+
+    progress = Progress("shards", n_records, "records")
+    waiting = [(i, rows) for i, rows in units if not _ledger(out, i).exists()]
+    done = n_records - sum(rows.num_rows for _, rows in waiting)
+    quarantined = 0
+    if waiting:
+        items = [{"unit": i, "rows": rows.to_pylist()} for i, rows in waiting]
+        work = UnitWriter(archive, settings, out)
+        # A block for each unit: units spread over the cluster, and each is counted as it ends.
+        results = ray.data.from_items(items, override_num_blocks=len(items)).map(work)
+        for result in results.iter_rows():
+            done += result["n_input"]
+            quarantined += result["n_quarantined"]
+            progress.update(done, f"{quarantined} quarantined" if quarantined else "")
+    progress.done()
+
+
+class UnitWriter:
+    """Reads the records of a unit and writes its files; called by Ray Data for each unit.
+
+    Parameters
+    ----------
+    archive, settings, out
+        As for `make_shards`.
+    """
+
+    def __init__(self, archive: Archive, settings: ShardSettings, out: Path) -> None:
+        self.archive, self.settings, self.out = archive, settings, out
+
+    # Ray Data asks a callable for its name.
+    __name__ = "UnitWriter"
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Write one unit; returns its ledger entry."""
+        unit = int(item["unit"])
+        groups: dict[Layout, tuple[list[dict[str, Any]], list[Record]]] = {}
+        refused = []
+        for row in item["rows"]:
+            try:
+                if not row["path"]:
+                    raise RecordError("missing_file", "the archive's index names no file for it")
+                record = self.archive.read(row, self.settings.checks)
+                if self.settings.fs is not None:
+                    record = resample_record(record, self.settings.fs)
+            except Exception as error:  # a record that cannot be read is a row, whatever the reason
+                code, text = record_error(error)
+                refused.append({**row, "error_code": code, "error": text})
+                continue
+            rows, records = groups.setdefault(Layout.of(record), ([], []))
+            rows.append({**row, "status": "ok"})
+            records.append(record)
+        files = []
+        for part, (rows, records) in enumerate(groups.values()):
+            name = f"{unit:06d}-{part}.parquet"
+            write_table(
+                self.out / "records" / name,
+                shard_table(rows, records),
+                compression=self.settings.compression,
+                compression_level=1 if self.settings.compression == "zstd" else None,
+                use_dictionary=False,
+                # Statistics of the samples are of no use and cost their size again.
+                write_statistics=["record_id", "patient_id", "strat_fold"],
+                row_group_size=64,
+            )
+            files.append(name)
+        if refused:
+            extra = list(QUARANTINE_SCHEMA)[-2:]
+            table = index_table(refused, extra)
+            write_table(self.out / "quarantine" / f"{unit:06d}.parquet", table)
+        entry = {
+            "unit": unit,
+            "n_input": len(item["rows"]),
+            "n_ok": len(item["rows"]) - len(refused),
+            "n_degraded": 0,
+            "n_quarantined": len(refused),
+            "files": files,
+        }
+        write_json(_ledger(self.out, unit), entry)
+        return {name: entry[name] for name in ("unit", "n_input", "n_quarantined")}
+
+
+def resample_record(record: Record, fs: int) -> Record:
+    """Resample a record, its values rounded back to its own ADC units.
+
+    The error of the rounding is at most half a unit (0.5 / gain mV). Values that leave the type are
+    held at its ends and flagged; the neighbourhood of an invalid sample stays invalid.
+    """
+    if record.fs == fs:
+        return record
+    dtype = record.digital_LT.dtype
+    limits = np.iinfo(dtype)
+    invalid_LT = record.digital_LT == invalid_value(dtype)
+    values_LT = record.digital_LT.astype(np.float32)
+    flags = list(record.flags)
+    if invalid_LT.any():
+        middle_L1 = np.asarray(record.baseline_L, dtype=np.float32)[:, None]
+        values_LT = np.where(invalid_LT, middle_L1, values_LT)
+    out_LT = np.round(resample(values_LT, record.fs, fs))
+    if out_LT.max() > limits.max or out_LT.min() <= limits.min:
+        flags.append("out_of_range")
+    stored_LT = np.clip(out_LT, limits.min + 1, limits.max).astype(dtype)
+    if invalid_LT.any():
+        share_LT = resample(invalid_LT.astype(np.float32), record.fs, fs)
+        stored_LT[np.abs(share_LT) > 0.01] = limits.min
+    beats = record.beat_times
+    return dataclasses.replace(
+        record,
+        digital_LT=stored_LT,
+        fs=float(fs),
+        flags=tuple(flags),
+        beat_times=None if beats is None else np.round(beats * (fs / record.fs)).astype(np.int64),
+    )
+
+
+def _finish(out: Path, key: str, plan: dict[str, Any], n_units: int) -> dict[str, Any]:
+    entries = [read_json(_ledger(out, unit)) for unit in range(n_units)]
+    counts = {name: sum(entry[name] for entry in entries) for name in ("n_input", *COUNTS)}
+    manifest = {"key": key, **plan, **counts, "versions": versions()}
+    check_totals(manifest, out)
+    if counts["n_input"] != plan["n_input"]:
+        raise DataError(f"{out}: {plan['n_input']} records in the index, {counts['n_input']} read")
+    parts = sorted((out / "quarantine").glob("*.parquet"))
+    quarantine = read_table(out / "quarantine") if parts else QUARANTINE_SCHEMA.empty_table()
+    write_table(out / "quarantine.parquet", quarantine)
+    if not counts["n_ok"]:
+        first = quarantine.slice(0, 1).to_pylist()[0]
+        raise DataError(
+            f"no record of the archive can be read ({counts['n_input']} tried); the first, "
+            f"{first['record_id']}: {first['error']}"
+        )
+    write_json(out / MANIFEST, manifest)
+    return manifest
