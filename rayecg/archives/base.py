@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,8 +11,9 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from rayecg.archives.wfdb_reader import Checks, read_record
-from rayecg.core.errors import DataError, SettingsError
+from rayecg.core.errors import DataError, RecordError, SettingsError
 from rayecg.core.experiment import ArchiveSettings
+from rayecg.core.files import fingerprint
 from rayecg.core.record import Record
 
 
@@ -41,7 +44,10 @@ class Archive:
         self.settings = settings
         self.root = Path(settings.path).expanduser().resolve()
         if not self.root.is_dir():
-            raise DataError(f"{settings.path}: expected a folder with a {settings.kind} archive")
+            raise SettingsError(
+                f"archive.path: expected the folder of a {settings.kind} archive, found none at "
+                f"{settings.path}"
+            )
         if next(self.root.glob(self.landmark), None) is None:
             raise DataError(
                 f"{settings.path}: not a {settings.kind} archive (it has no {self.landmark})"
@@ -51,8 +57,39 @@ class Archive:
         """List the records: a table with the columns of `shard_format.INDEX_FIELDS`."""
         raise NotImplementedError(type(self).__name__)
 
+    def checked_index(self) -> pa.Table:
+        """Give the index, which must list at least one record, and each once.
+
+        Raises
+        ------
+        DataError
+            If it does not.
+        """
+        index = self.index()
+        if not index.num_rows:
+            raise DataError(f"{self.settings.path}: the archive lists no record")
+        counts = Counter(index["record_id"].to_pylist())
+        record_id, n = counts.most_common(1)[0]
+        if n > 1:
+            raise DataError(f"{self.settings.path}: the index lists record {record_id!r} {n} times")
+        return index
+
+    def fingerprint(self, index: pa.Table) -> str:
+        """Fingerprint the index, and size and time of the files that it names."""
+        stats = []
+        for path in index["path"].to_pylist():
+            for suffix in (".hea", ".dat"):
+                try:
+                    found = os.stat(f"{self.root / path}{suffix}")
+                    stats.append((found.st_size, found.st_mtime_ns))
+                except OSError:
+                    stats.append((-1, -1))
+        return fingerprint([index.to_pydict(), stats])
+
     def read(self, row: Mapping[str, Any], checks: Checks = "error") -> Record:
         """Read the record that an index row names; see `wfdb_reader.read_record`."""
+        if not row["path"]:
+            raise RecordError("missing_file", "the archive's index names no file for it")
         return read_record(self.root / row["path"], checks)
 
     def __reduce__(self) -> tuple[type[Archive], tuple[ArchiveSettings]]:

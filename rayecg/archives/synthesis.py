@@ -29,6 +29,8 @@ spectrum; every amplitude and every effect of a condition is our own choice, mad
 to overlap. No figure got on these records says anything about patients.
 """
 
+# ruff: noqa: N815 (the fields of a block carry their axes, as every tensor here)
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -39,8 +41,11 @@ import numpy as np
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
 BLOCK = 256  # records drawn together; a patient's records all lie in one block
 EVENTS = ("P1", "P2", "Q", "R", "S1", "S2", "LATE", "ST", "T1", "T2")
-QRS, REPOLARISATION = slice(2, 7), slice(7, 10)
+P_WAVE, QRS, ST, T_WAVE = slice(0, 2), slice(2, 7), 7, slice(8, 10)
 MAINS_HZ = 50.0
+# Where the sources lie along S; the mains come last and only at rates that can hold them.
+DIPOLE, SINES, COSINES, BUMP, MUSCLE = slice(0, 3), slice(3, 6), slice(6, 9), 9, slice(10, 19)
+MAINS_SINE, MAINS_COSINE = 19, 20
 
 # One row an event: centre after the R peak (s), width (s), amplitude on x, y, z (mV), as for RR = 1 s.
 BEAT = np.array(
@@ -87,7 +92,7 @@ def electrode_matrix() -> np.ndarray:
 
 
 def lead_matrix() -> np.ndarray:
-    """The twelve leads as combinations of nine electrodes, by Einthoven, Goldberger and Wilson.
+    """Write the twelve leads as combinations of nine electrodes, by Einthoven, Goldberger and Wilson.
 
     Returns
     -------
@@ -246,7 +251,7 @@ class Block:
 
 
 def random_stream(seed: int, name: str, index: int) -> np.random.Generator:
-    """A generator of its own for each purpose and block, so that no draw shifts another.
+    """Give each purpose and block a generator of its own, so that no draw shifts another.
 
     Parameters
     ----------
@@ -257,7 +262,7 @@ def random_stream(seed: int, name: str, index: int) -> np.random.Generator:
     index
         Number of the block.
     """
-    key = (int.from_bytes(name.encode(), "big") % 2**64, index)
+    key = (int.from_bytes(name.encode(), "big"), index)
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
@@ -278,7 +283,7 @@ def draw_block(seed: int, index: int, records_per_patient: float = 1.6) -> Block
     spread = rng.standard_normal
     gain_P = np.exp(0.20 * spread(BLOCK))
     events_PE = np.exp(0.20 * spread((BLOCK, len(EVENTS))))
-    events_PE[:, REPOLARISATION] *= np.exp(0.28 * spread((BLOCK, 1)))
+    events_PE[:, T_WAVE] *= np.exp(0.28 * spread((BLOCK, 1)))
     # Some healthy hearts repolarise early or flat: what makes STTC and MI a matter of degree.
     normal_st_PD = 0.018 * spread((BLOCK, 3))
     normal_t_PD = 0.045 * spread((BLOCK, 3))
@@ -296,15 +301,17 @@ def draw_block(seed: int, index: int, records_per_patient: float = 1.6) -> Block
     p = rng.permutation(np.repeat(np.arange(BLOCK), count_P)[:BLOCK])
     afib_N = paroxysms_P[p] & (rng.random(BLOCK) < 0.75)
     severity_NC = severity_PC[p] * np.exp(0.13 * spread((BLOCK, len(CONDITIONS))))
+    for code in ("1AVB", "LAO/LAE"):  # neither is seen without P waves
+        severity_NC[afib_N, CONDITIONS.index(code)] = 0.0
     events_NE = events_PE[p] * np.exp(0.07 * spread((BLOCK, len(EVENTS))))
     amplitude_NED = BEAT[None, :, 2:] * events_NE[:, :, None]
-    amplitude_NED[:, 7] += normal_st_PD[p] + 0.006 * spread((BLOCK, 3))
-    amplitude_NED[:, 8:] += (normal_t_PD[p] + 0.012 * spread((BLOCK, 3)))[:, None]
+    amplitude_NED[:, ST] += normal_st_PD[p] + 0.006 * spread((BLOCK, 3))
+    amplitude_NED[:, T_WAVE] += (normal_t_PD[p] + 0.012 * spread((BLOCK, 3)))[:, None]
     centre_NE = np.repeat(BEAT[None, :, 0], BLOCK, axis=0)
-    centre_NE[:, :2] += pr_P[p, None]
+    centre_NE[:, P_WAVE] += pr_P[p, None]
     width_NE = BEAT[None, :, 1] * np.exp(0.06 * spread((BLOCK, len(EVENTS))))
     _apply_conditions(severity_NC, amplitude_NED, centre_NE, width_NE)
-    amplitude_NED[afib_N, :2] = 0.0
+    amplitude_NED[afib_N, P_WAVE] = 0.0
     amplitude_NED *= (gain_P[p] * np.exp(0.05 * spread(BLOCK)))[:, None, None]
     turn_NDD = _rotations(turn_PD[p] + np.radians(3.0) * spread((BLOCK, 3)))
     torso_NVD = torso_gain_PV[p, :, None] * electrode_matrix() + torso_PVD[p]
@@ -395,7 +402,7 @@ def _rotations(vector_ND: np.ndarray) -> np.ndarray:
 
 
 def beat_times(block: Block, duration_s: float) -> np.ndarray:
-    """Times of the R peaks, from at least one before the start to at least one after the end.
+    """Draw the times of the R peaks, from at least one before the start to at least one after the end.
 
     Parameters
     ----------
@@ -426,7 +433,7 @@ def beat_times(block: Block, duration_s: float) -> np.ndarray:
 
 
 def simulate(block: Block, fs: int, duration_s: float = 10.0, n_records: int = BLOCK) -> np.ndarray:
-    """The first records of a block as potentials of the twelve leads.
+    """Compute the first records of a block as potentials of the twelve leads.
 
     A record's samples depend on the seed, the block, its place in it, ``fs`` and ``duration_s``;
     asking for fewer records changes nothing in those returned. Conditions, anatomy and beats do
@@ -471,24 +478,24 @@ def simulate(block: Block, fs: int, duration_s: float = 10.0, n_records: int = B
         s, rows = s_NST[: b - a], slice(a, b)
         _gaussians(peaks_NK[rows], block.centre_NE[rows], block.width_NE[rows], t, g_NET[: b - a])
         amplitude_NDE = block.amplitude_NED[rows].transpose(0, 2, 1).astype(np.float32)
-        np.matmul(amplitude_NDE, g_NET[: b - a], out=s[:, :3])
+        np.matmul(amplitude_NDE, g_NET[: b - a], out=s[:, DIPOLE])
         angle = (2 * np.pi * wander_N3[rows, :, None]).astype(np.float32) * t32
-        np.sin(angle, out=s[:, 3:6])
-        np.cos(angle, out=s[:, 6:9])
-        s[:, :3] *= 1.0 + np.float32(0.04) * s[:, 3:4]  # breathing moves the heart
+        np.sin(angle, out=s[:, SINES])
+        np.cos(angle, out=s[:, COSINES])
+        s[:, DIPOLE] *= 1.0 + np.float32(0.04) * s[:, 3:4]  # breathing moves the heart
         for n in np.flatnonzero(block.afib_N[rows]):
             f, size = fibrillation_N2[a + n]
             wave = np.sin(2 * np.pi * f * t + 0.8 * np.sin(2 * np.pi * 0.7 * t))
             wave += 0.35 * np.sin(4 * np.pi * f * t)
-            s[n, :3] += (size * np.outer([0.3, 0.8, -1.0], wave)).astype(np.float32)
-        s[:, 9] = 0.0
+            s[n, DIPOLE] += (size * np.outer([0.3, 0.8, -1.0], wave)).astype(np.float32)
+        s[:, BUMP] = 0.0
         for n in np.flatnonzero(block.bump_NV[rows].any(axis=1)):
-            s[n, 9] = np.exp(-(((t - bump_N2[a + n, 0]) / bump_N2[a + n, 1]) ** 2))
-        if n_sources > 19:
-            s[:, 19] = np.sin(2 * np.pi * MAINS_HZ * t)
-            s[:, 20] = np.cos(2 * np.pi * MAINS_HZ * t)
-        for n in range(b - a):
-            noise.standard_normal(dtype=np.float32, out=s[n, 10:19])
+            s[n, BUMP] = np.exp(-(((t - bump_N2[a + n, 0]) / bump_N2[a + n, 1]) ** 2))
+        if n_sources > MAINS_SINE:
+            s[:, MAINS_SINE] = np.sin(2 * np.pi * MAINS_HZ * t)
+            s[:, MAINS_COSINE] = np.cos(2 * np.pi * MAINS_HZ * t)
+        for s_ST in s:
+            noise.standard_normal(dtype=np.float32, out=s_ST[MUSCLE])
         np.matmul(mixing_NLS[rows], s, out=x_NLT[rows])
     flat = np.flatnonzero(block.flat_N[:n_records] >= 0)
     x_NLT[flat, block.flat_N[flat]] = 0.0
@@ -517,7 +524,11 @@ def _mixing(block: Block, fs: int) -> np.ndarray:
 
 
 def _gaussians(
-    peaks_NK: np.ndarray, centre_NE: np.ndarray, width_NE: np.ndarray, t: np.ndarray, g_NET
+    peaks_NK: np.ndarray,
+    centre_NE: np.ndarray,
+    width_NE: np.ndarray,
+    t: np.ndarray,
+    g_NET: np.ndarray,
 ) -> None:
     """Write the events of every beat into ``g_NET``, float32, peak 1.
 
@@ -539,7 +550,7 @@ def _gaussians(
     scale_NE = (np.sqrt(0.5) / width_NE).astype(np.float32)
     offset_NE = (centre_NE * scale_NE).astype(np.float32)
     for e in range(len(EVENTS)):
-        clock_NT = until_NT if e < 2 else nearest_NT if e < 7 else stretched_NT
+        clock_NT = until_NT if e < QRS.start else nearest_NT if e < QRS.stop else stretched_NT
         g_NT = g_NET[:, e]
         np.multiply(clock_NT, scale_NE[:, e, None], out=g_NT)
         g_NT -= offset_NE[:, e, None]

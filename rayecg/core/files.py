@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -149,3 +150,26 @@ def check_totals(manifest: dict[str, Any], where: str | Path) -> None:
             f"{where}: {manifest['n_input']} records went in, "
             f"{' + '.join(map(str, counts))} came out (ok + degraded + quarantined)"
         )
+
+
+@contextmanager
+def only_job_on(folder: str | Path) -> Iterator[None]:
+    """Hold a folder for this process; the hold falls with the process, however it ends.
+
+    Raises
+    ------
+    DataError
+        If another live process holds it, or it cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")  # noqa: SIM115 - open for as long as the hold
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror})") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"{folder}: another job is writing here; wait for it or use another") from None
+        yield

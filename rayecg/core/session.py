@@ -17,6 +17,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -150,8 +151,9 @@ def _joined_ray(settings: RaySettings, address: str) -> Iterator[None]:
         )
     _reload_authentication()
     try:
+        _knock(address)
         ray.init(address=address, **_log_arguments(settings))
-    except (AuthenticationError, ConnectionError, ValueError) as error:
+    except (AuthenticationError, OSError, ValueError) as error:
         raise SettingsError(
             f"{origin}: cannot join the Ray cluster at {address}: {error}"
         ) from error
@@ -159,6 +161,21 @@ def _joined_ray(settings: RaySettings, address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Fail at once, with the reason, where nothing listens or the token is refused.
+
+    `ray.init` tries for up to a minute, then says that it failed to connect.
+    """
+    from ray._raylet import GcsClient
+
+    scheme, _, place = address.rpartition("://")
+    host, colon, port = place.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        if not scheme:
+            GcsClient(address=place)
 
 
 def _log_arguments(settings: RaySettings) -> dict[str, Any]:
@@ -169,9 +186,10 @@ def _quiet_data(enable_progress_bars: bool) -> None:
     import ray.data  # sets its logger's level, so it comes first
 
     ray.data.DataContext.get_current().enable_progress_bars = enable_progress_bars
-    logging.getLogger("ray.data").setLevel(
-        logging.INFO if enable_progress_bars else logging.WARNING
-    )
+    if not enable_progress_bars:
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        # It warns of bars that are off.
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def _reload_authentication() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from rayecg.core.errors import RecordError, record_error
 from rayecg.core.outputs import OperatingPoint, probabilities
@@ -79,6 +80,25 @@ class Prediction:
         return self.records.decision
 
 
+def window_logits(
+    model: nn.Module, x_WLT: np.ndarray, batch_size: int, device: torch.device
+) -> np.ndarray:
+    """Give a network's logits for windows, in float64, windows by labels.
+
+    Every batch is filled up to `batch_size`: the same arithmetic is done for a window whatever its
+    neighbours and their number. The network must be in evaluation mode.
+    """
+    batch_BLT = torch.zeros((batch_size, *x_WLT.shape[1:]), dtype=torch.float32)
+    found = []
+    with torch.inference_mode():
+        for start in range(0, max(len(x_WLT), 1), batch_size):
+            part = torch.from_numpy(np.array(x_WLT[start : start + batch_size]))
+            batch_BLT[: len(part)] = part
+            batch_BLT[len(part) :] = 0.0
+            found.append(model(batch_BLT.to(device))[: len(part)].double().cpu().numpy())
+    return np.concatenate(found)
+
+
 class Predictor:
     """A checkpoint, ready to answer.
 
@@ -87,8 +107,7 @@ class Predictor:
     checkpoint
         Folder of a bundle.
     batch_size
-        Windows the network sees at a time. Every batch is filled up to this shape: the same
-        arithmetic is done for a record whatever its neighbours and their number.
+        Windows the network sees at a time; see `window_logits`.
     device
         A torch device.
     """
@@ -159,7 +178,9 @@ class Predictor:
         """Score prepared records; an exception in place of one makes it a quarantined row."""
         good = [item for item in items if isinstance(item, Prepared)]
         n_windows = [len(item.x_WLT) if isinstance(item, Prepared) else 0 for item in items]
-        logit_WC = self._logits([item.x_WLT for item in good])
+        empty = np.empty((0, len(self.input.leads), self.input.n_times), dtype=np.float32)
+        x_WLT = np.concatenate([empty, *(item.x_WLT for item in good)])
+        logit_WC = window_logits(self.model, x_WLT, self.batch_size, self.device)
         window_record = np.repeat(np.arange(len(items)), n_windows)
         offsets = [item.offset_W for item in good]
         logit_BC = np.full((len(items), len(self.labels)), np.nan)
@@ -193,21 +214,6 @@ class Predictor:
             window_record=window_record,
             window_offset=np.concatenate(offsets) if offsets else np.empty(0, dtype=np.int64),
         )
-
-    def _logits(self, windows: list[np.ndarray]) -> np.ndarray:
-        if not sum(map(len, windows)):
-            return np.empty((0, len(self.labels)))
-        x_WLT = np.concatenate(windows)
-        logit_WC = np.empty((len(x_WLT), len(self.labels)))
-        batch_BLT = torch.zeros((self.batch_size, *x_WLT.shape[1:]), dtype=torch.float32)
-        with torch.inference_mode():
-            for start in range(0, len(x_WLT), self.batch_size):
-                part = torch.from_numpy(x_WLT[start : start + self.batch_size])
-                batch_BLT[: len(part)] = part
-                batch_BLT[len(part) :] = 0.0
-                logits = self.model(batch_BLT.to(self.device))[: len(part)]
-                logit_WC[start : start + len(part)] = logits.float().cpu().numpy()
-        return logit_WC
 
     def _answer(self, logit_NC: np.ndarray, decided_N: np.ndarray) -> Answer:
         kind = self.operating_point.kind

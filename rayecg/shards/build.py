@@ -8,7 +8,6 @@ have one. The rows and their order depend on the index alone, not on the number 
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayecg.archives.base import Archive
-from rayecg.core.errors import DataError, RecordError, record_error
+from rayecg.core.errors import DataError, record_error
 from rayecg.core.experiment import ShardSettings
 from rayecg.core.files import (
     MANIFEST,
@@ -66,10 +65,7 @@ def make_shards(archive: Archive, settings: ShardSettings, out: str | Path) -> d
         If no record of the archive can be read, or the totals do not add up.
     """
     out = Path(out)
-    index = archive.index()
-    if not index.num_rows:
-        raise DataError(f"{archive.root}: the archive lists no record")
-    _check_ids(index, archive)
+    index = archive.checked_index()
     plan = {
         "stage": "shards",
         "archive": to_tree(archive.settings),
@@ -77,7 +73,7 @@ def make_shards(archive: Archive, settings: ShardSettings, out: str | Path) -> d
         "official_split": archive.official_split,
         "settings": to_tree(settings),
         "n_input": index.num_rows,
-        "input_fingerprint": _input_fingerprint(archive, index),
+        "input_fingerprint": archive.fingerprint(index),
         "code_fingerprint": code_fingerprint(*ROOMS),
     }
     key = fingerprint(plan)
@@ -89,27 +85,6 @@ def make_shards(archive: Archive, settings: ShardSettings, out: str | Path) -> d
     units = [(i, index.slice(start, size)) for i, start in enumerate(range(0, index.num_rows, size))]
     _run_units(units, archive, settings, out, index.num_rows)
     return _finish(out, key, plan, n_units=len(units))
-
-
-def _check_ids(index: pa.Table, archive: Archive) -> None:
-    seen: set[str] = set()
-    for record_id in index["record_id"].to_pylist():
-        if record_id in seen:
-            raise DataError(f"{archive.root}: the index lists record {record_id!r} twice")
-        seen.add(record_id)
-
-
-def _input_fingerprint(archive: Archive, index: pa.Table) -> str:
-    """Fingerprint the index, and size and time of the files that it names."""
-    stats = []
-    for path in index["path"].to_pylist():
-        for suffix in (".hea", ".dat"):
-            try:
-                found = os.stat(f"{archive.root / path}{suffix}")
-                stats.append((found.st_size, found.st_mtime_ns))
-            except OSError:
-                stats.append((-1, -1))
-    return fingerprint([index.drop_columns(["path"]).to_pylist(), index["path"].to_pylist(), stats])
 
 
 def _clear_unless_planned(out: Path, key: str) -> None:
@@ -178,8 +153,6 @@ class UnitWriter:
         refused = []
         for row in item["rows"]:
             try:
-                if not row["path"]:
-                    raise RecordError("missing_file", "the archive's index names no file for it")
                 record = self.archive.read(row, self.settings.checks)
                 if self.settings.fs is not None:
                     record = resample_record(record, self.settings.fs)

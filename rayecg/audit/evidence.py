@@ -1,0 +1,85 @@
+"""What the audit looks at: the files that the other stages left under `work`, read when asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rayecg.core.files import MANIFEST, read_json, read_table
+from rayecg.core.shard_format import INDEX_NAMES
+from rayecg.tasks.task import SPLITS
+
+
+class Evidence:
+    """The evidence of one benchmark; a part that was never written is None.
+
+    Parameters
+    ----------
+    work
+        The folder `OUT/work`.
+    """
+
+    def __init__(self, work: Path) -> None:
+        self.work = Path(work)
+
+    @cached_property
+    def task(self) -> dict[str, Any] | None:
+        """The task as a tree."""
+        return _json(self.work / "task.json")
+
+    @cached_property
+    def shards(self) -> dict[str, Any] | None:
+        """The manifest of the shards."""
+        return _json(self.work / "shards" / MANIFEST)
+
+    @cached_property
+    def records(self) -> pd.DataFrame | None:
+        """One row per record of the shards: the index and the waveform's fingerprint."""
+        folder = self.work / "shards" / "records"
+        if not any(folder.glob("*.parquet")):
+            return None
+        columns = [*INDEX_NAMES, "waveform_sha256"]
+        return read_table(folder, columns=columns).to_pandas()
+
+    @cached_property
+    def examples(self) -> pd.DataFrame | None:
+        """One row per example of the task."""
+        file = self.work / "examples.parquet"
+        return read_table(file).to_pandas() if file.exists() else None
+
+    @cached_property
+    def sides(self) -> pd.DataFrame | None:
+        """One row per record and split it has examples in: `patient_id`, `n_examples`.
+
+        The patient is the one that the shards state, where they hold the record.
+        """
+        if self.examples is None:
+            return None
+        used = self.examples[self.examples["split"].isin(SPLITS)]
+        sides = (
+            used.groupby(["record_id", "split"], sort=False)
+            .agg(patient_id=("patient_id", "first"), n_examples=("split", "size"))
+            .reset_index()
+        )
+        if self.records is not None:
+            stated = self.records.set_index("record_id")["patient_id"]
+            held = sides["record_id"].isin(stated.index)
+            own = sides["record_id"].map(stated)
+            sides["patient_id"] = own.where(held, sides["patient_id"])
+        return sides
+
+    @cached_property
+    def cards(self) -> dict[str, dict[str, Any] | None]:
+        """The checkpoint card of each run that trained to its end; None if it has none."""
+        found = {}
+        for file in sorted((self.work / "train").glob("*/run.json")):
+            if read_json(file).get("status") == "ok":
+                found[file.parent.name] = _json(file.parent / "checkpoint" / "card.json")
+        return found
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    return read_json(path) if path.exists() else None

@@ -1,0 +1,57 @@
+"""What every job shares: one-line errors, exit statuses, arguments read strictly."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from rayecg.core.errors import RayecgError, SettingsError
+
+DONE, FAILED, WRONG_USAGE, VIOLATED = 0, 1, 2, 3
+
+
+class Arguments(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line, and exit with 2."""
+        self.exit(WRONG_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def run_job(main: Callable[[], int]) -> NoReturn:
+    """Run a job's main function and exit: 0 done, 1 failed, 2 wrong usage or settings, 3 violated.
+
+    Errors that explain themselves are one line; others keep their traceback. Ctrl-C ends with 130.
+    """
+    prog = os.path.basename(sys.argv[0])
+    try:
+        status = main()
+    except SettingsError as error:
+        status = _say(prog, error, WRONG_USAGE)
+    except RayecgError as error:
+        status = _say(prog, error, FAILED)
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted; the same command continues from here", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        status = FAILED
+    except Exception:
+        traceback.print_exc()
+        status = FAILED
+    sys.exit(status)
+
+
+def _say(prog: str, error: Exception, status: int) -> int:
+    # A progress line may stand unfinished on the terminal.
+    start = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(f"{start}{prog}: {error}", file=sys.stderr)
+    return status

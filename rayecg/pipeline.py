@@ -1,0 +1,350 @@
+"""The only module that composes stages: one function per job."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import yaml
+
+from rayecg.archives.catalogue import ARCHIVES, open_archive
+from rayecg.core.catalogue import look_up
+from rayecg.core.errors import DataError
+from rayecg.core.experiment import (
+    ArchiveSettings,
+    Experiment,
+    ScoreSettings,
+    ShardSettings,
+)
+from rayecg.core.files import (
+    fingerprint,
+    only_job_on,
+    read_json,
+    write_json,
+    write_table,
+    write_text,
+)
+from rayecg.core.progress import Progress
+from rayecg.core.session import RaySettings, ray_session
+from rayecg.core.settings import to_tree
+from rayecg.core.shard_format import SIGNAL, shard_files
+from rayecg.core.versions import code_fingerprint
+from rayecg.models.catalogue import ModelInputs, build_model
+from rayecg.tasks.task import Task, example_table, load_task
+
+#: Rooms whose code decides what a run's weights are.
+TRAINING_ROOMS = ("core", "metrics", "models", "signal", "tasks", "train")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a benchmark keeps what, below its output folder."""
+
+    out: Path
+    train: Path
+
+    @classmethod
+    def of_benchmark(cls, out: str | Path) -> Folders:
+        """Everything but the report lies below `work`."""
+        return cls(Path(out), Path(out) / "work" / "train")
+
+    @classmethod
+    def of_training(cls, out: str | Path) -> Folders:
+        """The runs lie in the output folder itself."""
+        return cls(Path(out), Path(out))
+
+    @property
+    def work(self) -> Path:
+        """Files that the stages pass on."""
+        return self.out / "work"
+
+    @property
+    def archive(self) -> Path:
+        """The synthetic archive, where the experiment names no path."""
+        return self.work / "archive"
+
+    @property
+    def shards(self) -> Path:
+        """Output of the shards stage."""
+        return self.work / "shards"
+
+    @property
+    def examples(self) -> Path:
+        """Who belongs to which split, with which targets."""
+        return self.work / "examples.parquet"
+
+    @property
+    def scores(self) -> Path:
+        """One folder of predictions for each run."""
+        return self.work / "score"
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """What a benchmark ends with: its table, its page, and whether an audit rule is violated."""
+
+    table: str
+    page: Path
+    violated: tuple[str, ...]
+
+
+def make_shards(
+    archive: ArchiveSettings,
+    settings: ShardSettings,
+    out: str | Path,
+    ray: RaySettings | None = None,
+) -> dict[str, Any]:
+    """Turn an archive into shards; see `rayecg.shards.build.make_shards`."""
+    from rayecg.shards.build import make_shards as build
+
+    opened = open_archive(ensure_archive(archive, None))
+    with only_job_on(Path(out)), ray_session(ray):
+        return build(opened, settings, out)
+
+
+def ensure_archive(settings: ArchiveSettings, default: Path | None) -> ArchiveSettings:
+    """Write the synthetic archive if that is what is asked for and it is not there yet."""
+    look_up(ARCHIVES, settings.kind, "archive kind")
+    if settings.kind != "synthetic":
+        return settings
+    if settings.path is None and default is None:
+        return settings
+    if settings.path is not None and Path(settings.path).exists():
+        return settings
+    from rayecg.archives.synthetic import SyntheticSettings, write_archive
+
+    fs = settings.rate or 500
+    made = SyntheticSettings(n_records=settings.n_records, seed=settings.seed, fs=fs)
+    # Archives of other settings may stand beside it, so its name tells them apart.
+    own = f"synthetic-{settings.n_records}-{fs}hz-seed{settings.seed}"
+    path = settings.path or str(default / own if default else own)
+    if Path(path).exists():
+        return dataclasses.replace(settings, path=path)
+    progress = Progress("archive", settings.n_records, "synthetic records")
+    write_archive(path, made, lambda done, total: progress.update(done))
+    progress.done()
+    return dataclasses.replace(settings, path=path)
+
+
+def _prepare(experiment: Experiment, folders: Folders) -> tuple[Task, str]:
+    """Have shards and examples; gives the task and the key of the shards."""
+    from rayecg.shards.build import make_shards as build
+
+    archive = open_archive(ensure_archive(experiment.archive, folders.archive))
+    task = load_task(experiment.task, experiment.archive.kind)
+    manifest = build(archive, experiment.shards, folders.shards)
+    write_json(folders.work / "task.json", _task_tree(task))
+    columns = [
+        pq.read_table(file, columns=_columns_without_samples(file), partitioning=None)
+        for file in shard_files(folders.shards)
+    ]
+    examples = example_table(task, pa.concat_tables(columns))
+    write_table(folders.examples, examples)
+    return task, manifest["key"]
+
+
+def _columns_without_samples(file: Path) -> list[str]:
+    return [name for name in pq.read_schema(file).names if name != SIGNAL]
+
+
+def _task_tree(task: Task) -> dict[str, Any]:
+    tree = to_tree(task)
+    del tree["label_of"]
+    return tree
+
+
+def check_experiment(experiment: Experiment) -> None:
+    """Find what is wrong with an experiment before anything is run.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown task, architecture, hyperparameter or archive kind.
+    """
+    task = load_task(experiment.task, experiment.archive.kind)
+    look_up(ARCHIVES, experiment.archive.kind, "archive kind")
+    if experiment.archive.kind != "synthetic":
+        open_archive(experiment.archive)
+    inputs = ModelInputs.of(experiment.input)
+    for architecture in experiment.architectures:
+        with torch.device("meta"):
+            build_model(
+                architecture.name, inputs, len(task.labels), architecture.hyperparameters
+            )
+
+
+def plan_runs(experiment: Experiment, task: Task, shards_key: str, synthetic: bool) -> list[Any]:
+    """List the runs: all architectures with the first seed, then with the next."""
+    from rayecg.train.loop import Run
+
+    runs = []
+    code = code_fingerprint(*TRAINING_ROOMS)
+    for seed in experiment.seeds:
+        for architecture in experiment.architectures:
+            decides = [
+                to_tree(architecture),
+                seed,
+                _task_tree(task),
+                to_tree(experiment.input),
+                to_tree(experiment.train),
+                shards_key,
+                code,
+            ]
+            runs.append(
+                Run(
+                    name=f"{architecture.title}-seed{seed}",
+                    key=fingerprint(decides),
+                    architecture=architecture,
+                    seed=seed,
+                    task=task,
+                    input=experiment.input,
+                    settings=experiment.train,
+                    shards_key=shards_key,
+                    synthetic=synthetic,
+                )
+            )
+    return runs
+
+
+def _train(experiment: Experiment, folders: Folders) -> list[dict[str, Any]]:
+    """Have shards, examples and every run; gives the runs' reports."""
+    from rayecg.train.runs import Places, run_report, train_runs
+
+    task, shards_key = _prepare(experiment, folders)
+    synthetic = read_json(folders.shards / "manifest.json")["synthetic"]
+    runs = plan_runs(experiment, task, shards_key, synthetic)
+    places = Places(
+        folders.shards.resolve(), folders.examples.resolve(), folders.train.resolve()
+    )
+    settings = experiment.train
+    train_runs(runs, settings.scaling, settings.failure.max_failures, places)
+    reports = [run_report(places, run) for run in runs]
+    return [report for report in reports if report is not None]
+
+
+def train(experiment: Experiment, out: str | Path) -> list[dict[str, Any]]:
+    """Train every architecture and seed; shards that are missing are built.
+
+    Returns
+    -------
+    list
+        Each run's report, failed ones included.
+    """
+    check_experiment(experiment)
+    folders = Folders.of_training(out)
+    with only_job_on(folders.out), ray_session(experiment.ray):
+        return _train(experiment, folders)
+
+
+def score(
+    checkpoint: str | Path,
+    archive: ArchiveSettings,
+    out: str | Path,
+    settings: ScoreSettings | None = None,
+    ray: RaySettings | None = None,
+) -> dict[str, Any]:
+    """Score a raw archive with a checkpoint: one row per input record.
+
+    Returns
+    -------
+    dict
+        The manifest, with `n_input, n_ok, n_degraded, n_quarantined`.
+    """
+    from rayecg.models.checkpoint import read_card
+    from rayecg.score.run import score as run
+    from rayecg.score.sources import ArchiveSource
+
+    read_card(checkpoint)
+    source = ArchiveSource(open_archive(ensure_archive(archive, None)))
+    folder = Path(out).resolve()
+    with only_job_on(folder), ray_session(ray):
+        found = run(
+            {"checkpoint": Path(checkpoint).resolve()},
+            source,
+            {"checkpoint": folder},
+            settings or ScoreSettings(),
+        )
+    return found["checkpoint"]
+
+
+def benchmark(experiment: Experiment, out: str | Path) -> BenchmarkResult:
+    """Shards, training, scores, audit and report of one experiment.
+
+    Raises
+    ------
+    DataError
+        If every run failed; the report is written all the same.
+    """
+    from rayecg.score.run import score as run_scores
+    from rayecg.score.sources import ShardSource
+
+    check_experiment(experiment)
+    folders = Folders.of_benchmark(out)
+    with only_job_on(folders.out):
+        with ray_session(experiment.ray):
+            reports = _train(experiment, folders)
+            done = [report["run"] for report in reports if report["status"] == "ok"]
+            checkpoints = {run: (folders.train / run / "checkpoint").resolve() for run in done}
+            scores = {run: (folders.scores / run).resolve() for run in done}
+            source = ShardSource(folders.shards.resolve())
+            if done:
+                run_scores(checkpoints, source, scores, experiment.score)
+        write_text(folders.out / "experiment.yaml", _experiment_yaml(experiment))
+        write_json(folders.work / "runs.json", [report["run"] for report in reports])
+        note_looks(folders, done)
+        result = report(folders.out, folders.out)
+    if not done:
+        raise DataError(f"every run failed; the first: {reports[0]['error']}")
+    return result
+
+
+def _experiment_yaml(experiment: Experiment) -> str:
+    """Give the settings without the place of this machine's files."""
+    tree = to_tree(experiment)
+    if tree["archive"]["path"]:
+        tree["archive"]["path"] = Path(tree["archive"]["path"]).name
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def note_looks(folders: Folders, runs: Sequence[str]) -> None:
+    """Enter every evaluation on the test split in the ledger.
+
+    The ledger stays in the output folder from one benchmark to the next: an entry for each
+    checkpoint and task; the same checkpoint on the same test split again is the same look.
+    """
+    file = folders.out / "ledger.json"
+    looks = read_json(file) if file.exists() else []
+    for run in runs:
+        card = read_json(folders.train / run / "checkpoint" / "card.json")
+        look = {
+            "run": run,
+            "checkpoint_sha256": card["weights_sha256"],
+            "task": card["task"]["name"],
+            "task_version": card["task"]["version"],
+            "shards_key": card["training"]["shards_key"],
+            "split": "test",
+        }
+        if look not in looks:
+            looks.append(look)
+    write_json(file, looks)
+
+
+def report(benchmark_out: str | Path, out: str | Path) -> BenchmarkResult:
+    """Audit and report again, from the files of a benchmark alone."""
+    from rayecg.audit.run import audit
+    from rayecg.report.write import report as write_report
+
+    source = Path(benchmark_out)
+    if not (source / "work" / "runs.json").exists():
+        raise DataError(f"{source}: expected the output folder of a finished benchmark")
+    findings = audit(source / "work", Path(out))
+    written = write_report(source, Path(out))
+    violated = tuple(f.rule_id for f in findings if f.verdict == "violated")
+    return BenchmarkResult(written.table, Path(out) / "index.html", violated)
+

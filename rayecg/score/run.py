@@ -1,0 +1,299 @@
+"""Scoring: checkpoints x units of records, by Ray Data actors.
+
+Every checkpoint reads the same prepared windows, so a unit is read and prepared once for all of them.
+A unit's files are written beside and renamed, then its ledger entry; a killed job's next start skips
+the units that have one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from rayecg.core.errors import DataError
+from rayecg.core.experiment import InputSettings, ScoreSettings
+from rayecg.core.files import (
+    MANIFEST,
+    check_totals,
+    finished,
+    fingerprint,
+    read_json,
+    write_json,
+    write_table,
+)
+from rayecg.core.predictions import RECORD_COLUMNS, WINDOW_COLUMNS, label_fields, output_columns
+from rayecg.core.progress import Progress
+from rayecg.core.versions import code_fingerprint, versions
+from rayecg.models.checkpoint import read_card
+from rayecg.models.predictor import Answer, Prediction, Predictor
+from rayecg.score.sources import Item, Source
+from rayecg.signal.prepare import Prepared
+
+#: Rooms whose code decides what a score is.
+ROOMS = ("archives", "core", "models", "score", "signal")
+STATUSES = ("ok", "degraded", "quarantined")
+#: Records that are prepared at a time; it bounds a worker's memory.
+CHUNK = 64
+
+
+def score(
+    checkpoints: Mapping[str, Path],
+    source: Source,
+    out: Mapping[str, Path],
+    settings: ScoreSettings,
+) -> dict[str, dict[str, Any]]:
+    """Score every record of a source with every checkpoint.
+
+    Parameters
+    ----------
+    checkpoints
+        Name to bundle folder.
+    source
+        Shards or a raw archive.
+    out
+        Name to output folder: gets `predictions/*.parquet` (one row per input record),
+        `windows/*.parquet` (beats, and the windows of records that have several) and, last,
+        `manifest.json`.
+    settings
+        Actors and batch shape.
+
+    Returns
+    -------
+    dict
+        Name to manifest.
+
+    Raises
+    ------
+    DataError
+        If the rows do not add up to the records of the source.
+    """
+    keys = {
+        name: fingerprint([read_card(folder), source.key, settings.batch_size, code_fingerprint(*ROOMS)])
+        for name, folder in checkpoints.items()
+    }
+    manifests = {name: finished(out[name], key) for name, key in keys.items()}
+    waiting = [name for name, manifest in manifests.items() if manifest is None]
+    progress = Progress("score", source.n_input * len(checkpoints), "rows")
+    if waiting:
+        for name in waiting:
+            _clear_unless_planned(out[name], keys[name])
+        units = source.units()
+        started = time.perf_counter()
+        _run_units(units, waiting, checkpoints, source, out, settings, progress, len(checkpoints))
+        seconds = time.perf_counter() - started
+        for name in waiting:
+            manifests[name] = _finish(out[name], keys[name], checkpoints[name], units, source)
+            manifests[name]["seconds"] = round(seconds / len(waiting), 3)
+            write_json(out[name] / MANIFEST, manifests[name])
+    progress.done()
+    return {name: manifest for name, manifest in manifests.items() if manifest is not None}
+
+
+def _ledger(folder: Path, unit: str) -> Path:
+    return folder / "ledger" / f"{unit}.json"
+
+
+def _clear_unless_planned(out: Path, key: str) -> None:
+    plan = out / "plan.json"
+    if plan.exists() and read_json(plan).get("key") == key:
+        return
+    if out.exists():
+        known = {"predictions", "windows", "ledger", "plan.json", MANIFEST}
+        strangers = sorted(p.name for p in out.iterdir() if p.name not in known)
+        if strangers:
+            raise DataError(f"{out}: expected an empty folder or scores, found {strangers[0]!r}")
+        for child in out.iterdir():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+    write_json(plan, {"key": key})
+
+
+def _run_units(
+    units: list[dict[str, Any]],
+    names: list[str],
+    checkpoints: Mapping[str, Path],
+    source: Source,
+    out: Mapping[str, Path],
+    settings: ScoreSettings,
+    progress: Progress,
+    n_checkpoints: int,
+) -> None:
+    import ray
+    import ray.data
+
+    waiting = [u for u in units if not all(_ledger(out[n], u["unit"]).exists() for n in names)]
+    if not waiting:
+        return
+    # Ray Data would infer one schema of rows that differ; a unit travels as one object.
+    items = [{"item": [unit]} for unit in waiting]
+    actors = settings.concurrency or max(
+        int(ray.cluster_resources().get("CPU", 1) / settings.num_cpus), 1
+    )
+    results = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        UnitScorer,
+        fn_constructor_kwargs={
+            "source": source,
+            "checkpoints": {name: checkpoints[name] for name in names},
+            "out": {name: out[name] for name in names},
+            "settings": settings,
+        },
+        compute=ray.data.ActorPoolStrategy(size=min(actors, len(items))),
+        num_cpus=settings.num_cpus,
+        num_gpus=settings.num_gpus or None,
+    )
+    done = 0
+    for result in results.iter_rows():
+        done += result["n_rows"] * n_checkpoints
+        progress.update(done)
+
+
+class UnitScorer:
+    """Scores units; one actor of the pool.
+
+    Parameters
+    ----------
+    source, checkpoints, out, settings
+        As for `score`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        checkpoints: Mapping[str, Path],
+        out: Mapping[str, Path],
+        settings: ScoreSettings,
+    ) -> None:
+        torch.set_num_threads(max(int(settings.num_cpus), 1))
+        device = "cuda" if settings.num_gpus else "cpu"
+        self.source, self.out = source, out
+        self.predictors = {
+            name: Predictor(folder, settings.batch_size, device)
+            for name, folder in checkpoints.items()
+        }
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Score one unit with every checkpoint; returns how many rows it has."""
+        unit = row["item"][0]
+        tables: dict[str, tuple[list[pa.Table], list[pa.Table]]] = {
+            name: ([], []) for name in self.predictors
+        }
+        counts: dict[str, Counter[str]] = {name: Counter() for name in self.predictors}
+        n_rows = 0
+        for chunk in _chunks(self.source.records(unit), CHUNK):
+            n_rows += len(chunk)
+            prepared: dict[tuple[InputSettings, str], list[Prepared | Exception]] = {}
+            for name, predictor in self.predictors.items():
+                kind = (predictor.input, predictor.unit)
+                if kind not in prepared:
+                    prepared[kind] = [_prepare(predictor, found) for _, found in chunk]
+                prediction = predictor.answer(prepared[kind])
+                counts[name].update(prediction.status)
+                records, windows = tables[name]
+                records.append(record_table(chunk, prediction))
+                windows.append(window_table(chunk, prediction, predictor.unit))
+        for name, (records, windows) in tables.items():
+            folder = self.out[name]
+            if records:
+                write_table(
+                    folder / "predictions" / f"{unit['unit']}.parquet", pa.concat_tables(records)
+                )
+                below = pa.concat_tables(windows)
+                if below.num_rows:
+                    write_table(folder / "windows" / f"{unit['unit']}.parquet", below)
+            entry = {f"n_{status}": counts[name][status] for status in STATUSES}
+            write_json(_ledger(folder, unit["unit"]), {"n_input": n_rows, **entry})
+        return {"n_rows": n_rows}
+
+
+def _chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    while chunk := list(itertools.islice(items, size)):
+        yield chunk
+
+
+def _prepare(predictor: Predictor, found: Any) -> Prepared | Exception:
+    if isinstance(found, Exception):
+        return found
+    try:
+        return predictor.prepare(found.physical, found.fs, found.leads, found.beat_times)
+    except Exception as error:  # one record's trouble is that record's row
+        return error
+
+
+def _outputs(labels: tuple[str, ...], answer: Answer) -> list[pa.Array]:
+    return output_columns(
+        labels, answer.logit, answer.probability, answer.calibrated, answer.decision
+    )
+
+
+def record_table(chunk: list[Item], prediction: Prediction) -> pa.Table:
+    """Build the rows of `predictions/`: one per input record, whatever came of it."""
+    n_windows = Counter(prediction.window_record.tolist())
+    rows = []
+    for i, (row, found) in enumerate(chunk):
+        code, error = prediction.errors[i] or (None, None)
+        read = None if isinstance(found, Exception) else found
+        rows.append(
+            {
+                "record_id": row["record_id"],
+                "path": row["path"],
+                "patient_id": row["patient_id"],
+                "status": prediction.status[i],
+                "error_code": code,
+                "error": error,
+                "abstain": bool(prediction.abstain[i]),
+                "limits": list(prediction.limits[i]),
+                "flags": list(read.flags) if read else None,
+                "leads": list(read.leads) if read else None,
+                "fs": read.fs if read else None,
+                "n_times": read.digital_LT.shape[1] if read else None,
+                "n_windows": n_windows[i],
+            }
+        )
+    left = pa.Table.from_pylist(rows, schema=pa.schema(RECORD_COLUMNS))
+    schema = pa.schema([*RECORD_COLUMNS, *label_fields(prediction.labels)])
+    columns = _outputs(prediction.labels, prediction.records)
+    return pa.Table.from_arrays([*left.columns, *columns], schema=schema)
+
+
+def window_table(chunk: list[Item], prediction: Prediction, unit: str) -> pa.Table:
+    """Build the rows of `windows/`: beats, and the windows of records that have several."""
+    owner_W = prediction.window_record
+    record_ids = [chunk[i][0]["record_id"] for i in owner_W.tolist()]
+    columns = _outputs(prediction.labels, prediction.windows)
+    schema = pa.schema([*WINDOW_COLUMNS, *label_fields(prediction.labels)])
+    offsets = pa.array(prediction.window_offset, type=pa.int64())
+    table = pa.Table.from_arrays([pa.array(record_ids, pa.string()), offsets, *columns], schema)
+    if unit == "beat":
+        return table
+    n_windows = Counter(owner_W.tolist())
+    return table.filter(pa.array([n_windows[i] > 1 for i in owner_W.tolist()], pa.bool_()))
+
+
+def _finish(
+    out: Path, key: str, checkpoint: Path, units: list[dict[str, Any]], source: Source
+) -> dict[str, Any]:
+    entries = [read_json(_ledger(out, unit["unit"])) for unit in units]
+    names = ("n_input", *(f"n_{status}" for status in STATUSES))
+    counts = {name: sum(entry[name] for entry in entries) for name in names}
+    card = read_card(checkpoint)
+    manifest = {
+        "key": key,
+        "stage": "score",
+        "checkpoint_sha256": card["weights_sha256"],
+        "architecture": card["architecture"],
+        "task": card["task"]["name"],
+        "source_key": source.key,
+        **counts,
+        "versions": versions(),
+    }
+    check_totals(manifest, out)
+    if counts["n_input"] != source.n_input:
+        raise DataError(f"{out}: {source.n_input} records to score, {counts['n_input']} rows")
+    return manifest

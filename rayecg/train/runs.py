@@ -1,0 +1,259 @@
+"""Many runs on Ray Train: worker groups that start once and take one run after another.
+
+A `TorchTrainer` takes seconds to start, so as many are started as the cluster can hold at a time, and
+each works off runs from a common queue. A worker that dies is restarted by Ray Train, gets the same
+run again and continues it from its last epoch; a run that keeps killing its workers becomes a row
+with its error, and the others go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from rayecg.core.errors import DataError, RayecgError
+from rayecg.core.experiment import ScalingSettings
+from rayecg.core.files import read_json, write_json
+from rayecg.core.progress import Progress
+from rayecg.train.loop import Run, Workers, train_run
+from rayecg.train.resident import resident_windows
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where a worker finds and leaves things."""
+
+    shards: Path
+    examples: Path
+    out: Path
+
+    def run(self, name: str) -> Path:
+        """Give the folder of a run."""
+        return self.out / name
+
+    @property
+    def cache(self) -> Path:
+        """Where the resident windows are kept."""
+        return self.out / ".resident"
+
+
+def run_report(places: Places, run: Run) -> dict[str, Any] | None:
+    """Give a run's `run.json` if it was written for the very same run."""
+    file = places.run(run.name) / "run.json"
+    if not file.exists():
+        return None
+    found = read_json(file)
+    return found if found.get("key") == run.key else None
+
+
+def _write_report(places: Places, run: Run, **what: Any) -> None:
+    report = {
+        "run": run.name,
+        "architecture": run.architecture.title,
+        "task": run.task.name,
+        "split": run.task.split.name,
+        "seed": run.seed,
+        "status": "ok",
+        "error": None,
+        **what,
+        "key": run.key,
+    }
+    write_json(places.run(run.name) / "run.json", report)
+
+
+@ray.remote(num_cpus=0)
+class RunQueue:
+    """Hands out runs to worker groups, each until it is finished or has failed too often."""
+
+    def __init__(self, runs: Sequence[Run], places: Places, max_failures: int) -> None:
+        self.waiting, self.places, self.max_failures = list(runs), places, max_failures
+        self.taken: dict[int, Run] = {}
+        self.starts: dict[str, int] = {}
+        self.notes: dict[str, str] = {}
+        self.n_done = 0
+        self.epochs_done = 0
+
+    def next(self, group: int) -> Run | None:
+        """Give a group its next run; the one it had, if it did not finish that."""
+        run = self.taken.get(group)
+        if run is not None and self.starts[run.name] > self.max_failures:
+            error = f"its workers died {self.starts[run.name]} times"
+            _write_report(self.places, run, status="failed", error=error)
+            self.finish(group)
+            run = None
+        if run is None and self.waiting:
+            run = self.taken[group] = self.waiting.pop(0)
+        if run is not None:
+            self.starts[run.name] = self.starts.get(run.name, 0) + 1
+        return run
+
+    def note(self, run: str, text: str) -> None:
+        """Take note of a finished epoch."""
+        self.notes[run] = text
+        self.epochs_done += 1
+
+    def finish(self, group: int) -> None:
+        """Count a group's run as ended."""
+        run = self.taken.pop(group)
+        self.notes.pop(run.name, None)
+        self.n_done += 1
+
+    def progress(self) -> tuple[int, str]:
+        """Give the number of ended runs and what the others are at."""
+        return self.n_done, "; ".join(f"{run} {text}" for run, text in sorted(self.notes.items()))
+
+
+def train_runs(runs: Sequence[Run], scaling: ScalingSettings, max_failures: int, places: Places) -> None:
+    """Train what is not finished yet; every run ends with a `run.json`.
+
+    Raises
+    ------
+    DataError
+        If a worker group cannot be had at all.
+    """
+    waiting = []
+    for run in runs:
+        report = run_report(places, run)
+        if report is None or report["status"] != "ok":
+            # Another key's report must not be taken for this run's while it is under way.
+            (places.run(run.name) / "run.json").unlink(missing_ok=True)
+            waiting.append(run)
+    progress = Progress("train", len(runs), "runs")
+    if waiting:
+        queue = RunQueue.remote(waiting, places, max_failures)
+        n_groups = min(_groups_that_fit(scaling), len(waiting))
+        groups = [_work.remote(i, queue, scaling, places) for i in range(n_groups)]
+        n_before = len(runs) - len(waiting)
+        while groups:
+            ended, groups = ray.wait(groups, timeout=0.5)
+            n_done, note = ray.get(queue.progress.remote())
+            progress.update(n_before + n_done, note)
+            for error in ray.get(ended):
+                if error:
+                    raise DataError(f"training: {error}")
+        ray.kill(queue)
+    missing = [run.name for run in runs if run_report(places, run) is None]
+    if missing:
+        raise DataError(f"training ended without a result for {', '.join(missing)}")
+    reports = [read_json(places.run(run.name) / "run.json") for run in runs]
+    n_failed = sum(report["status"] != "ok" for report in reports)
+    progress.done(f"{n_failed} failed" if n_failed else "")
+
+
+def _groups_that_fit(scaling: ScalingSettings) -> int:
+    """Count the worker groups that the cluster can hold at a time, without over-subscription."""
+    total = ray.cluster_resources()
+    wanted = dict(scaling.resources_per_worker)
+    if scaling.use_gpu:
+        wanted.setdefault("GPU", 1.0)
+    fits = [
+        int(total.get(name, 0.0) / (amount * scaling.num_workers))
+        for name, amount in wanted.items()
+        if amount > 0
+    ]
+    if min(fits) < 1:
+        # A cluster that scales will grow for the first group; a fixed one never does, and says so.
+        print(f"train: waiting for {wanted} x {scaling.num_workers}, the cluster has {total}")
+    return max(min(fits), 1)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _work(group: int, queue: Any, scaling: ScalingSettings, places: Places) -> str | None:
+    """Run one worker group until the queue is empty; gives an error's text if it cannot run."""
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"group": group, "queue": queue, "places": places},
+        scaling_config=ScalingConfig(
+            num_workers=scaling.num_workers,
+            use_gpu=scaling.use_gpu,
+            resources_per_worker=dict(scaling.resources_per_worker),
+        ),
+        run_config=RunConfig(
+            name=f"group-{group}-{time.time_ns()}",
+            storage_path=str(places.out / ".ray"),
+            # The queue counts the failures of each run; a group must outlive those of all its runs.
+            failure_config=FailureConfig(max_failures=-1),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """Work off runs; what every worker of a group executes."""
+    context = ray.train.get_context()
+    queue, places, group = config["queue"], config["places"], config["group"]
+    torch.set_num_threads(_cpus_of_this_worker())
+    workers = Workers(
+        rank=context.get_world_rank(),
+        size=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        wrap=_data_parallel,
+        agree=_agree,
+    )
+    while True:
+        run = _agree(ray.get(queue.next.remote(group)) if workers.rank == 0 else None)
+        if run is None:
+            return
+        _one_run(run, queue, places, workers)
+        if workers.rank == 0:
+            ray.get(queue.finish.remote(group))
+
+
+def _one_run(run: Run, queue: Any, places: Places, workers: Workers) -> None:
+    def on_epoch(row: dict[str, float]) -> None:
+        if workers.rank == 0:
+            score = row[f"validation_{run.task.primary_metric}"]
+            text = f"epoch {int(row['epoch']) + 1}/{run.settings.epochs} {score:.3f}"
+            queue.note.remote(run.name, text)
+        ray.train.report({"run": run.name, **row})
+
+    folder = places.run(run.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        windows = resident_windows(
+            places.shards, run.shards_key, places.examples, run.task, run.input, places.cache
+        )
+        summary = train_run(run, windows, folder, workers, on_epoch)
+    except Exception as error:
+        if workers.size > 1 and not isinstance(error, RayecgError):
+            raise  # the other workers may wait for this one: Ray Train must restart them all
+        lines = traceback.format_exception_only(error)
+        text = str(error) if isinstance(error, RayecgError) else "".join(lines).strip()
+        if workers.rank == 0:
+            _write_report(places, run, status="failed", error=text)
+        return
+    if workers.rank == 0:
+        _write_report(places, run, **summary)
+
+
+def _cpus_of_this_worker() -> int:
+    resources = ray.get_runtime_context().get_assigned_resources()
+    return max(int(resources.get("CPU", 1)), 1)
+
+
+def _data_parallel(model: torch.nn.Module) -> torch.nn.Module:
+    return ray.train.torch.prepare_model(model, move_to_device=False)
+
+
+def _agree(value: Any) -> Any:
+    """Give every worker of the group the first one's value."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
