@@ -14,7 +14,9 @@ def main() -> int:
     arguments.add_argument("--archive", required=True, help="kind: ptbxl mitbih synthetic wfdb")
     arguments.add_argument("--path", required=True, help="folder of the archive")
     arguments.add_argument("--out", required=True, help="output folder")
-    arguments.add_argument("--rate", type=int, help="which published rate to read (PTB-XL: 100, 500)")
+    arguments.add_argument(
+        "--rate", type=int, help="which published rate to read (PTB-XL: 100, 500)"
+    )
     given = arguments.parse_args()
     tree = {"kind": given.archive, "path": given.path, "rate": given.rate}
     archive = build(ArchiveSettings, tree, "arguments")

@@ -174,9 +174,7 @@ def check_experiment(experiment: Experiment) -> None:
     inputs = ModelInputs.of(experiment.input)
     for architecture in experiment.architectures:
         with torch.device("meta"):
-            build_model(
-                architecture.name, inputs, len(task.labels), architecture.hyperparameters
-            )
+            build_model(architecture.name, inputs, len(task.labels), architecture.hyperparameters)
 
 
 def plan_runs(experiment: Experiment, task: Task, shards_key: str, synthetic: bool) -> list[Any]:
@@ -219,9 +217,7 @@ def _train(experiment: Experiment, folders: Folders) -> list[dict[str, Any]]:
     task, shards_key = _prepare(experiment, folders)
     synthetic = read_json(folders.shards / "manifest.json")["synthetic"]
     runs = plan_runs(experiment, task, shards_key, synthetic)
-    places = Places(
-        folders.shards.resolve(), folders.examples.resolve(), folders.train.resolve()
-    )
+    places = Places(folders.shards.resolve(), folders.examples.resolve(), folders.train.resolve())
     settings = experiment.train
     train_runs(runs, settings.scaling, settings.failure.max_failures, places)
     reports = [run_report(places, run) for run in runs]
@@ -347,4 +343,3 @@ def report(benchmark_out: str | Path, out: str | Path) -> BenchmarkResult:
     written = write_report(source, Path(out))
     violated = tuple(f.rule_id for f in findings if f.verdict == "violated")
     return BenchmarkResult(written.table, Path(out) / "index.html", violated)
-

@@ -29,7 +29,7 @@ spectrum; every amplitude and every effect of a condition is our own choice, mad
 to overlap. No figure got on these records says anything about patients.
 """
 
-# ruff: noqa: N815 (the fields of a block carry their axes, as every tensor here)
+
 
 from __future__ import annotations
 

@@ -210,7 +210,9 @@ def _read_through_wfdb(path: Path, header: Header, checks: Checks, flags: list[s
         raise RecordError(
             "truncated_signal", f"{path}: wfdb cannot read it ({type(error).__name__}: {error})"
         ) from None
-    widest = np.int32 if {24, 32, 61, 80, 160, 524} & {s.format for s in header.signals} else np.int16
+    widest = (
+        np.int32 if {24, 32, 61, 80, 160, 524} & {s.format for s in header.signals} else np.int16
+    )
     raw_LT = np.ascontiguousarray(digital_LT.astype(np.int64))
     if checks != "off" and all(spec.samples_per_frame == 1 for spec in header.signals):
         _verify(raw_LT, header.signals, path, checks, flags)

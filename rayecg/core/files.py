@@ -171,5 +171,7 @@ def only_job_on(folder: str | Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise DataError(f"{folder}: another job is writing here; wait for it or use another") from None
+            raise DataError(
+                f"{folder}: another job is writing here; wait for it or use another"
+            ) from None
         yield

@@ -40,13 +40,17 @@ class Progress:
             return
         self.last = now
         rate = (done - self.first) / max(now - self.started, 1e-9)
-        left = f", {(self.total - done) / rate:.0f} s left" if rate > 0 and done < self.total else ""
+        left = (
+            f", {(self.total - done) / rate:.0f} s left" if rate > 0 and done < self.total else ""
+        )
         self._write(f"{self.stage}: {done}/{self.total} {self.unit}{left}{_comma(note)}")
 
     def done(self, note: str = "") -> None:
         """Close the line with what came of it."""
         seconds = time.monotonic() - self.started
-        self._write(f"{self.stage}: {self.total} {self.unit} in {seconds:.1f} s{_comma(note)}", "\n")
+        self._write(
+            f"{self.stage}: {self.total} {self.unit} in {seconds:.1f} s{_comma(note)}", "\n"
+        )
 
     def _write(self, text: str, end: str | None = None) -> None:
         if end is None:

@@ -45,7 +45,9 @@ def load_settings(kind: type[T], path: str | Path | None, overrides: Sequence[st
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise SettingsError(f"--set {text}: the value is not YAML ({_one_line(error)})") from None
+            raise SettingsError(
+                f"--set {text}: the value is not YAML ({_one_line(error)})"
+            ) from None
         _put(tree, key.split("."), parsed, text)
         settings = build(kind, tree, f"--set {text}")
     return settings

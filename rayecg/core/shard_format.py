@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayecg.core.errors import DataError
-from rayecg.core.record import Record, to_millivolts
+from rayecg.core.record import Record
 
 #: What an archive's index says of a record, in every shard, quarantine and prediction table.
 INDEX_FIELDS = [
@@ -191,5 +191,3 @@ def read_records(
             beat_symbols=None if symbols is None else tuple(symbols),
         )
         yield row, record
-
-

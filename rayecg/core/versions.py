@@ -8,7 +8,17 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-_PACKAGES = ("rayecg", "torch", "ray", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "wfdb")
+_PACKAGES = (
+    "rayecg",
+    "torch",
+    "ray",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "scikit-learn",
+    "wfdb",
+)
 
 
 @functools.cache

@@ -23,8 +23,8 @@ from rayecg.core.experiment import InputSettings, ScoreSettings
 from rayecg.core.files import (
     MANIFEST,
     check_totals,
-    finished,
     fingerprint,
+    finished,
     read_json,
     write_json,
     write_table,
@@ -76,7 +76,9 @@ def score(
         If the rows do not add up to the records of the source.
     """
     keys = {
-        name: fingerprint([read_card(folder), source.key, settings.batch_size, code_fingerprint(*ROOMS)])
+        name: fingerprint(
+            [read_card(folder), source.key, settings.batch_size, code_fingerprint(*ROOMS)]
+        )
         for name, folder in checkpoints.items()
     }
     manifests = {name: finished(out[name], key) for name, key in keys.items()}

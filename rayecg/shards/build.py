@@ -21,8 +21,8 @@ from rayecg.core.experiment import ShardSettings
 from rayecg.core.files import (
     MANIFEST,
     check_totals,
-    finished,
     fingerprint,
+    finished,
     read_json,
     read_table,
     write_json,
@@ -82,7 +82,9 @@ def make_shards(archive: Archive, settings: ShardSettings, out: str | Path) -> d
         return standing
     _clear_unless_planned(out, key)
     size = settings.records_per_shard
-    units = [(i, index.slice(start, size)) for i, start in enumerate(range(0, index.num_rows, size))]
+    units = [
+        (i, index.slice(start, size)) for i, start in enumerate(range(0, index.num_rows, size))
+    ]
     _run_units(units, archive, settings, out, index.num_rows)
     return _finish(out, key, plan, n_units=len(units))
 

@@ -152,7 +152,9 @@ def _bridge(signal_LT: np.ndarray, invalid_LT: np.ndarray) -> np.ndarray:
         if invalid_T.all():
             lead_T[:] = 0.0
         elif invalid_T.any():
-            lead_T[invalid_T] = np.interp(times_T[invalid_T], times_T[~invalid_T], lead_T[~invalid_T])
+            lead_T[invalid_T] = np.interp(
+                times_T[invalid_T], times_T[~invalid_T], lead_T[~invalid_T]
+            )
     return bridged_LT
 
 

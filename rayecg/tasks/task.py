@@ -105,7 +105,9 @@ def load_task(settings: TaskSettings, archive_kind: str | None = None) -> Task:
     """
     names = task_names()
     if settings.name not in names:
-        raise SettingsError(f"task: no task is named {settings.name!r} ({nearest(settings.name, names)})")
+        raise SettingsError(
+            f"task: no task is named {settings.name!r} ({nearest(settings.name, names)})"
+        )
     with resources.as_file(resources.files("rayecg.tasks") / f"{settings.name}.yaml") as file:
         tree = read_yaml(file)
     if settings.minimum_likelihood is not None:

@@ -113,7 +113,9 @@ class RunQueue:
         return self.n_done, "; ".join(f"{run} {text}" for run, text in sorted(self.notes.items()))
 
 
-def train_runs(runs: Sequence[Run], scaling: ScalingSettings, max_failures: int, places: Places) -> None:
+def train_runs(
+    runs: Sequence[Run], scaling: ScalingSettings, max_failures: int, places: Places
+) -> None:
     """Train what is not finished yet; every run ends with a `run.json`.
 
     Raises
