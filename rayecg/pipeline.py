@@ -51,12 +51,12 @@ class Folders:
 
     @classmethod
     def of_benchmark(cls, out: str | Path) -> Folders:
-        """Everything but the report lies below `work`."""
+        """Keep everything but the report below `work`."""
         return cls(Path(out), Path(out) / "work" / "train")
 
     @classmethod
     def of_training(cls, out: str | Path) -> Folders:
-        """The runs lie in the output folder itself."""
+        """Keep the runs in the output folder itself."""
         return cls(Path(out), Path(out))
 
     @property

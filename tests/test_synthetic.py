@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from rayecg.archives import synthesis
+from rayecg.archives import morphology, synthesis
 from rayecg.archives.synthetic import DEFECTS, MARKER, SyntheticSettings, write_archive
 from rayecg.archives.wfdb_reader import read_record
 from rayecg.core.errors import DataError, RecordError
@@ -66,7 +66,7 @@ def test_wfdb_reads_what_was_written(archive, table, marker):
         if path in marker["defects"]:
             continue
         record = wfdb.rdrecord(str(archive / path), physical=False)
-        assert record.sig_name == list(synthesis.LEADS)
+        assert record.sig_name == list(morphology.LEADS)
         assert (record.fs, record.sig_len, record.n_sig) == (100, 1000, 12)
         assert record.adc_gain == [1000.0] * 12
         assert record.baseline == [0] * 12
@@ -143,9 +143,9 @@ def test_limb_leads_obey_einthoven_and_goldberger_within_rounding(archive, table
 
 
 def test_lead_and_electrode_matrices_give_dower(archive):
-    leads = synthesis.lead_matrix() @ synthesis.electrode_matrix()
+    leads = morphology.lead_matrix() @ morphology.electrode_matrix()
     eight = leads[[0, 1, 6, 7, 8, 9, 10, 11]]
-    np.testing.assert_allclose(eight, synthesis.DOWER, atol=1e-12)
+    np.testing.assert_allclose(eight, morphology.DOWER, atol=1e-12)
 
 
 def test_defects_are_listed_and_as_stated(archive, table, marker):
@@ -178,10 +178,10 @@ def test_flat_and_noisy_leads_are_listed_and_so(archive, marker):
     assert len(noisy) >= 8
     for path, lead in flat.items():
         constant = np.ptp(digital(archive, path), axis=0) == 0
-        assert [synthesis.LEADS[i] for i in np.flatnonzero(constant)] == [lead]
+        assert [morphology.LEADS[i] for i in np.flatnonzero(constant)] == [lead]
     for path, lead in noisy.items():
         steps = np.abs(np.diff(digital(archive, path).astype(int), axis=0))
-        assert synthesis.LEADS[int(np.median(steps, axis=0).argmax())] == lead
+        assert morphology.LEADS[int(np.median(steps, axis=0).argmax())] == lead
 
 
 def test_patients_keep_to_one_fold_and_folds_are_alike(table, labels):
@@ -210,7 +210,7 @@ def test_labels_look_like_ptbxl(table, labels):
     rhythms = {"SR", "AFIB", "STACH", "SBRAD", "SARRH"}
     assert all(len(rhythms & set(codes)) == 1 for codes in readings)
     seen = {code for codes in readings for code in codes}
-    assert set(synthesis.CONDITIONS) | rhythms | {"NORM", "ABQRS"} <= seen
+    assert set(morphology.CONDITIONS) | rhythms | {"NORM", "ABQRS"} <= seen
     assert set(table["age"][table["age"] > 89]) == {300.0}
 
 

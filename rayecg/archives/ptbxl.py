@@ -49,7 +49,7 @@ class PtbXl(Archive):
         """
         file = self.root / DATABASE
         column = "filename_lr" if self.settings.rate == 100 else "filename_hr"
-        rows = []
+        rows: list[dict[str, Any]] = []
         with open(file, newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
             missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]

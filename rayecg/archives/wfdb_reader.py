@@ -97,7 +97,7 @@ def _is_direct(spec: SignalSpec) -> bool:
 
 
 def _unique(names: list[str], flags: list[str]) -> tuple[str, ...]:
-    """Number the repeats of a lead name, so that every lead can be asked for."""
+    """Give repeated lead names a number, so that every lead can be asked for."""
     seen: dict[str, int] = {}
     leads = []
     for name in names:

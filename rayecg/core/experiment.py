@@ -128,6 +128,25 @@ class FailureSettings:
 
 
 @dataclass(frozen=True)
+class AugmentSettings:
+    """How training windows are changed; 0 leaves a change out.
+
+    `shift_s` moves a window by up to so many seconds; `scale` multiplies it by a factor between
+    1 / (1 + scale) and 1 + scale; `noise` adds white noise of a deviation up to this (in the unit of
+    the input); `lead_dropout` is the probability that a lead is set to 0.
+    """
+
+    shift_s: float = 0.0
+    scale: float = 0.0
+    noise: float = 0.0
+    lead_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.shift_s, self.scale, self.noise) < 0 or not 0 <= self.lead_dropout < 1:
+            raise ValueError("expected 0 or more, and lead_dropout below 1")
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """How one run is trained; see `rayecg.train.loop`.
 
@@ -147,6 +166,7 @@ class TrainSettings:
     loss: Literal["auto", "weighted"] = "auto"
     gradient_clip: float | None = 1.0
     examples_per_epoch: int | None = None
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
     precision: Literal["fp32", "bf16"] = "fp32"
     scaling: ScalingSettings = field(default_factory=ScalingSettings)
     failure: FailureSettings = field(default_factory=FailureSettings)

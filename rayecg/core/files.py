@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -152,6 +153,15 @@ def check_totals(manifest: dict[str, Any], where: str | Path) -> None:
         )
 
 
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}\.part")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished files of killed writers; one that is still alive then fails to rename."""
+    for path in [path for path in folder.rglob(".*.part") if _LEFTOVER.fullmatch(path.name)]:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 @contextmanager
 def only_job_on(folder: str | Path) -> Iterator[None]:
     """Hold a folder for this process; the hold falls with the process, however it ends.
@@ -174,4 +184,8 @@ def only_job_on(folder: str | Path) -> Iterator[None]:
             raise DataError(
                 f"{folder}: another job is writing here; wait for it or use another"
             ) from None
-        yield
+        _remove_leftovers(folder)
+        try:
+            yield
+        finally:
+            _remove_leftovers(folder)

@@ -17,6 +17,20 @@ from rayecg.core.errors import SettingsError
 T = TypeVar("T")
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """The safe loader, which besides refuses a key that stands twice (YAML would keep the last)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    text = f"the key {key.value!r} stands there twice"
+                    raise yaml.constructor.ConstructorError(None, None, text, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_settings(kind: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
     """Fill a settings dataclass from a YAML file and `a.b=value` overrides.
 
@@ -43,11 +57,12 @@ def load_settings(kind: type[T], path: str | Path | None, overrides: Sequence[st
         if not equals or not key:
             raise SettingsError(f"--set {text}: expected section.key=value")
         try:
-            parsed = yaml.safe_load(value)
+            parsed = yaml.load(value, _StrictLoader)
         except yaml.YAMLError as error:
             raise SettingsError(
                 f"--set {text}: the value is not YAML ({_one_line(error)})"
             ) from None
+        tree = to_tree(settings)  # where what was written in short is a section
         _put(tree, key.split("."), parsed, text)
         settings = build(kind, tree, f"--set {text}")
     return settings
@@ -61,7 +76,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or str(error)
         raise SettingsError(f"{path}: cannot be read ({reason})") from None
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: not valid YAML ({_one_line(error)})") from None
     if tree is None:

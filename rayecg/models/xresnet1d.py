@@ -35,7 +35,7 @@ class _Block(nn.Module):
                 _conv(width, n_out, 1, act=False),
             ]
         # A residual branch that starts at zero makes a deep network start as a shallow one.
-        nn.init.zeros_(convs[-1][1].weight)
+        nn.init.zeros_(convs[-1].get_parameter("1.weight"))
         self.convs = nn.Sequential(*convs)
         shortcut: list[nn.Module] = []
         if stride > 1:

@@ -8,7 +8,6 @@ the units that have one.
 from __future__ import annotations
 
 import itertools
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,19 +17,17 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from rayecg.core.errors import DataError
 from rayecg.core.experiment import InputSettings, ScoreSettings
 from rayecg.core.files import (
     MANIFEST,
-    check_totals,
     fingerprint,
     finished,
-    read_json,
     write_json,
     write_table,
 )
 from rayecg.core.predictions import RECORD_COLUMNS, WINDOW_COLUMNS, label_fields, output_columns
 from rayecg.core.progress import Progress
+from rayecg.core.units import Units
 from rayecg.core.versions import code_fingerprint, versions
 from rayecg.models.checkpoint import read_card
 from rayecg.models.predictor import Answer, Prediction, Predictor
@@ -81,56 +78,45 @@ def score(
         )
         for name, folder in checkpoints.items()
     }
-    manifests = {name: finished(out[name], key) for name, key in keys.items()}
-    waiting = [name for name, manifest in manifests.items() if manifest is None]
+    manifests: dict[str, dict[str, Any]] = {}
+    for name, key in keys.items():
+        standing = finished(out[name], key)
+        if standing is not None:
+            manifests[name] = standing
+    waiting = [name for name in checkpoints if name not in manifests]
     progress = Progress("score", source.n_input * len(checkpoints), "rows")
     if waiting:
-        for name in waiting:
-            _clear_unless_planned(out[name], keys[name])
-        units = source.units()
+        units = {name: Units(out[name], keys[name]) for name in waiting}
+        for own in units.values():
+            own.open(("predictions", "windows"))
+        work = source.units()
         started = time.perf_counter()
-        _run_units(units, waiting, checkpoints, source, out, settings, progress, len(checkpoints))
-        seconds = time.perf_counter() - started
+        done = source.n_input * len(manifests)
+        _run_units(work, units, checkpoints, source, settings, progress, done)
+        seconds = round((time.perf_counter() - started) / len(waiting), 3)
         for name in waiting:
-            manifests[name] = _finish(out[name], keys[name], checkpoints[name], units, source)
-            manifests[name]["seconds"] = round(seconds / len(waiting), 3)
+            manifest = _finish(units[name], checkpoints[name], [u["unit"] for u in work], source)
+            manifests[name] = {**manifest, "seconds": seconds}
             write_json(out[name] / MANIFEST, manifests[name])
     progress.done()
-    return {name: manifest for name, manifest in manifests.items() if manifest is not None}
-
-
-def _ledger(folder: Path, unit: str) -> Path:
-    return folder / "ledger" / f"{unit}.json"
-
-
-def _clear_unless_planned(out: Path, key: str) -> None:
-    plan = out / "plan.json"
-    if plan.exists() and read_json(plan).get("key") == key:
-        return
-    if out.exists():
-        known = {"predictions", "windows", "ledger", "plan.json", MANIFEST}
-        strangers = sorted(p.name for p in out.iterdir() if p.name not in known)
-        if strangers:
-            raise DataError(f"{out}: expected an empty folder or scores, found {strangers[0]!r}")
-        for child in out.iterdir():
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
-    write_json(plan, {"key": key})
+    return manifests
 
 
 def _run_units(
-    units: list[dict[str, Any]],
-    names: list[str],
+    work: list[dict[str, Any]],
+    units: Mapping[str, Units],
     checkpoints: Mapping[str, Path],
     source: Source,
-    out: Mapping[str, Path],
     settings: ScoreSettings,
     progress: Progress,
-    n_checkpoints: int,
+    done: int,
 ) -> None:
     import ray
     import ray.data
 
-    waiting = [u for u in units if not all(_ledger(out[n], u["unit"]).exists() for n in names)]
+    waiting = [
+        unit for unit in work if not all(own.is_finished(unit["unit"]) for own in units.values())
+    ]
     if not waiting:
         return
     # Ray Data would infer one schema of rows that differ; a unit travels as one object.
@@ -142,17 +128,16 @@ def _run_units(
         UnitScorer,
         fn_constructor_kwargs={
             "source": source,
-            "checkpoints": {name: checkpoints[name] for name in names},
-            "out": {name: out[name] for name in names},
+            "checkpoints": {name: checkpoints[name] for name in units},
+            "units": dict(units),
             "settings": settings,
         },
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(items))),
         num_cpus=settings.num_cpus,
         num_gpus=settings.num_gpus or None,
     )
-    done = 0
     for result in results.iter_rows():
-        done += result["n_rows"] * n_checkpoints
+        done += result["n_rows"] * len(units)
         progress.update(done)
 
 
@@ -161,20 +146,22 @@ class UnitScorer:
 
     Parameters
     ----------
-    source, checkpoints, out, settings
+    source, checkpoints, settings
         As for `score`.
+    units
+        Of each checkpoint: names the files and keeps the ledger.
     """
 
     def __init__(
         self,
         source: Source,
         checkpoints: Mapping[str, Path],
-        out: Mapping[str, Path],
+        units: Mapping[str, Units],
         settings: ScoreSettings,
     ) -> None:
         torch.set_num_threads(max(int(settings.num_cpus), 1))
         device = "cuda" if settings.num_gpus else "cpu"
-        self.source, self.out = source, out
+        self.source, self.units = source, units
         self.predictors = {
             name: Predictor(folder, settings.batch_size, device)
             for name, folder in checkpoints.items()
@@ -201,16 +188,14 @@ class UnitScorer:
                 records.append(record_table(chunk, prediction))
                 windows.append(window_table(chunk, prediction, predictor.unit))
         for name, (records, windows) in tables.items():
-            folder = self.out[name]
+            units = self.units[name]
             if records:
-                write_table(
-                    folder / "predictions" / f"{unit['unit']}.parquet", pa.concat_tables(records)
-                )
+                write_table(units.file("predictions", unit["unit"]), pa.concat_tables(records))
                 below = pa.concat_tables(windows)
                 if below.num_rows:
-                    write_table(folder / "windows" / f"{unit['unit']}.parquet", below)
+                    write_table(units.file("windows", unit["unit"]), below)
             entry = {f"n_{status}": counts[name][status] for status in STATUSES}
-            write_json(_ledger(folder, unit["unit"]), {"n_input": n_rows, **entry})
+            units.finish(unit["unit"], {"n_input": n_rows, **entry})
         return {"n_rows": n_rows}
 
 
@@ -278,24 +263,17 @@ def window_table(chunk: list[Item], prediction: Prediction, unit: str) -> pa.Tab
     return table.filter(pa.array([n_windows[i] > 1 for i in owner_W.tolist()], pa.bool_()))
 
 
-def _finish(
-    out: Path, key: str, checkpoint: Path, units: list[dict[str, Any]], source: Source
-) -> dict[str, Any]:
-    entries = [read_json(_ledger(out, unit["unit"])) for unit in units]
-    names = ("n_input", *(f"n_{status}" for status in STATUSES))
-    counts = {name: sum(entry[name] for entry in entries) for name in names}
+def _finish(units: Units, checkpoint: Path, names: list[str], source: Source) -> dict[str, Any]:
     card = read_card(checkpoint)
-    manifest = {
-        "key": key,
+    totals = units.totals(names, source.n_input)
+    units.remove_strays(("predictions", "windows"))
+    return {
+        "key": units.key,
         "stage": "score",
         "checkpoint_sha256": card["weights_sha256"],
         "architecture": card["architecture"],
         "task": card["task"]["name"],
         "source_key": source.key,
-        **counts,
+        **totals,
         "versions": versions(),
     }
-    check_totals(manifest, out)
-    if counts["n_input"] != source.n_input:
-        raise DataError(f"{out}: {source.n_input} records to score, {counts['n_input']} rows")
-    return manifest

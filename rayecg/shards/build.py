@@ -8,7 +8,6 @@ have one. The rows and their order depend on the index alone, not on the number 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,8 @@ from rayecg.core.errors import DataError, record_error
 from rayecg.core.experiment import ShardSettings
 from rayecg.core.files import (
     MANIFEST,
-    check_totals,
     fingerprint,
     finished,
-    read_json,
     read_table,
     write_json,
     write_table,
@@ -32,12 +29,12 @@ from rayecg.core.progress import Progress
 from rayecg.core.record import Record, invalid_value
 from rayecg.core.settings import to_tree
 from rayecg.core.shard_format import QUARANTINE_SCHEMA, Layout, index_table, shard_table
+from rayecg.core.units import Units
 from rayecg.core.versions import code_fingerprint, versions
 from rayecg.signal.prepare import resample
 
 #: Rooms whose code decides what a shard holds.
 ROOMS = ("archives", "core", "shards", "signal")
-COUNTS = ("n_ok", "n_degraded", "n_quarantined")
 
 
 def make_shards(archive: Archive, settings: ShardSettings, out: str | Path) -> dict[str, Any]:
@@ -80,52 +77,35 @@ def make_shards(archive: Archive, settings: ShardSettings, out: str | Path) -> d
     standing = finished(out, key)
     if standing is not None:
         return standing
-    _clear_unless_planned(out, key)
+    units = Units(out, key)
+    units.open(("records", "quarantine", "quarantine.parquet"))
     size = settings.records_per_shard
-    units = [
-        (i, index.slice(start, size)) for i, start in enumerate(range(0, index.num_rows, size))
-    ]
-    _run_units(units, archive, settings, out, index.num_rows)
-    return _finish(out, key, plan, n_units=len(units))
-
-
-def _clear_unless_planned(out: Path, key: str) -> None:
-    """Keep the finished units of the same plan; remove what another plan left here."""
-    plan = out / "plan.json"
-    if plan.exists() and read_json(plan).get("key") == key:
-        return
-    if out.exists():
-        known = {"records", "quarantine", "ledger", "plan.json", "quarantine.parquet", MANIFEST}
-        strangers = sorted(p.name for p in out.iterdir() if p.name not in known)
-        if strangers:
-            raise DataError(f"{out}: expected an empty folder or shards, found {strangers[0]!r}")
-        for child in out.iterdir():
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
-    write_json(plan, {"key": key})
-
-
-def _ledger(out: Path, unit: int) -> Path:
-    return out / "ledger" / f"{unit:06d}.json"
+    work = {
+        f"{i:06d}": index.slice(start, size)
+        for i, start in enumerate(range(0, index.num_rows, size))
+    }
+    _run_units(work, archive, settings, units, index.num_rows)
+    return _finish(out, plan, units, list(work))
 
 
 def _run_units(
-    units: list[tuple[int, pa.Table]],
+    work: dict[str, pa.Table],
     archive: Archive,
     settings: ShardSettings,
-    out: Path,
+    units: Units,
     n_records: int,
 ) -> None:
     import ray.data
 
     progress = Progress("shards", n_records, "records")
-    waiting = [(i, rows) for i, rows in units if not _ledger(out, i).exists()]
-    done = n_records - sum(rows.num_rows for _, rows in waiting)
+    waiting = {unit: rows for unit, rows in work.items() if not units.is_finished(unit)}
+    done = n_records - sum(rows.num_rows for rows in waiting.values())
     quarantined = 0
     if waiting:
-        items = [{"unit": i, "rows": rows.to_pylist()} for i, rows in waiting]
-        work = UnitWriter(archive, settings, out)
+        items = [{"unit": unit, "rows": rows.to_pylist()} for unit, rows in waiting.items()]
+        writer = UnitWriter(archive, settings, units)
         # A block for each unit: units spread over the cluster, and each is counted as it ends.
-        results = ray.data.from_items(items, override_num_blocks=len(items)).map(work)
+        results = ray.data.from_items(items, override_num_blocks=len(items)).map(writer)
         for result in results.iter_rows():
             done += result["n_input"]
             quarantined += result["n_quarantined"]
@@ -138,19 +118,21 @@ class UnitWriter:
 
     Parameters
     ----------
-    archive, settings, out
+    archive, settings
         As for `make_shards`.
+    units
+        Names the files and keeps the ledger.
     """
 
-    def __init__(self, archive: Archive, settings: ShardSettings, out: Path) -> None:
-        self.archive, self.settings, self.out = archive, settings, out
+    def __init__(self, archive: Archive, settings: ShardSettings, units: Units) -> None:
+        self.archive, self.settings, self.units = archive, settings, units
 
     # Ray Data asks a callable for its name.
     __name__ = "UnitWriter"
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Write one unit; returns its ledger entry."""
-        unit = int(item["unit"])
+        unit = item["unit"]
         groups: dict[Layout, tuple[list[dict[str, Any]], list[Record]]] = {}
         refused = []
         for row in item["rows"]:
@@ -165,11 +147,9 @@ class UnitWriter:
             rows, records = groups.setdefault(Layout.of(record), ([], []))
             rows.append({**row, "status": "ok"})
             records.append(record)
-        files = []
         for part, (rows, records) in enumerate(groups.values()):
-            name = f"{unit:06d}-{part}.parquet"
             write_table(
-                self.out / "records" / name,
+                self.units.file("records", f"{unit}-{part}"),
                 shard_table(rows, records),
                 compression=self.settings.compression,
                 compression_level=1 if self.settings.compression == "zstd" else None,
@@ -178,21 +158,18 @@ class UnitWriter:
                 write_statistics=["record_id", "patient_id", "strat_fold"],
                 row_group_size=64,
             )
-            files.append(name)
         if refused:
             extra = list(QUARANTINE_SCHEMA)[-2:]
             table = index_table(refused, extra)
-            write_table(self.out / "quarantine" / f"{unit:06d}.parquet", table)
+            write_table(self.units.file("quarantine", unit), table)
         entry = {
-            "unit": unit,
             "n_input": len(item["rows"]),
             "n_ok": len(item["rows"]) - len(refused),
             "n_degraded": 0,
             "n_quarantined": len(refused),
-            "files": files,
         }
-        write_json(_ledger(self.out, unit), entry)
-        return {name: entry[name] for name in ("unit", "n_input", "n_quarantined")}
+        self.units.finish(unit, entry)
+        return entry
 
 
 def resample_record(record: Record, fs: int) -> Record:
@@ -228,20 +205,21 @@ def resample_record(record: Record, fs: int) -> Record:
     )
 
 
-def _finish(out: Path, key: str, plan: dict[str, Any], n_units: int) -> dict[str, Any]:
-    entries = [read_json(_ledger(out, unit)) for unit in range(n_units)]
-    counts = {name: sum(entry[name] for entry in entries) for name in ("n_input", *COUNTS)}
-    manifest = {"key": key, **plan, **counts, "versions": versions()}
-    check_totals(manifest, out)
-    if counts["n_input"] != plan["n_input"]:
-        raise DataError(f"{out}: {plan['n_input']} records in the index, {counts['n_input']} read")
+def _finish(out: Path, plan: dict[str, Any], units: Units, names: list[str]) -> dict[str, Any]:
+    manifest = {
+        "key": units.key,
+        **plan,
+        **units.totals(names, plan["n_input"]),
+        "versions": versions(),
+    }
+    units.remove_strays(("records", "quarantine"))
     parts = sorted((out / "quarantine").glob("*.parquet"))
     quarantine = read_table(out / "quarantine") if parts else QUARANTINE_SCHEMA.empty_table()
     write_table(out / "quarantine.parquet", quarantine)
-    if not counts["n_ok"]:
+    if not manifest["n_ok"]:
         first = quarantine.slice(0, 1).to_pylist()[0]
         raise DataError(
-            f"no record of the archive can be read ({counts['n_input']} tried); the first, "
+            f"no record of the archive can be read ({manifest['n_input']} tried); the first, "
             f"{first['record_id']}: {first['error']}"
         )
     write_json(out / MANIFEST, manifest)

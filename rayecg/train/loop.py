@@ -35,9 +35,11 @@ from rayecg.models.catalogue import ModelInputs, build_model, count_parameters
 from rayecg.models.checkpoint import save_checkpoint
 from rayecg.models.predictor import window_logits
 from rayecg.tasks.task import Task
+from rayecg.train.augment import augment
 from rayecg.train.losses import class_weights, make_loss
 from rayecg.train.resident import Windows
 
+CPU = torch.device("cpu")
 #: Windows that the network sees at a time outside training; see `Predictor`.
 EVALUATION_BATCH = 64
 
@@ -66,7 +68,7 @@ class Workers:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
     agree: Callable[[Any], Any] = lambda value: value
 
@@ -221,6 +223,7 @@ def _train_epoch(
         rows = order[i * settings.batch_size : (i + 1) * settings.batch_size]
         rows = np.sort(rows[workers.rank :: workers.size])
         x_BLT = torch.from_numpy(train.x_WLT[rows]).to(workers.device)
+        x_BLT = augment(x_BLT, settings.augment, run.input.fs)
         target_BC = torch.from_numpy(train.target_WC[rows].astype(np.float32)).to(workers.device)
         with torch.autocast(
             workers.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16"
@@ -267,7 +270,7 @@ def _validate(
 ) -> tuple[float, float]:
     logit_NC, target_NC, _ = _validation_outputs(model, validation, device)
     with torch.no_grad():
-        loss = make_loss(run.task.kind, None, torch.device("cpu"))(
+        loss = make_loss(run.task.kind, None, CPU)(
             torch.from_numpy(logit_NC), torch.from_numpy(target_NC.astype(np.float64))
         )
     point = choose_operating_point(logit_NC, target_NC, run.task.kind, "validation")

@@ -71,7 +71,6 @@ def _write_report(places: Places, run: Run, **what: Any) -> None:
     write_json(places.run(run.name) / "run.json", report)
 
 
-@ray.remote(num_cpus=0)
 class RunQueue:
     """Hands out runs to worker groups, each until it is finished or has failed too often."""
 
@@ -132,7 +131,7 @@ def train_runs(
             waiting.append(run)
     progress = Progress("train", len(runs), "runs")
     if waiting:
-        queue = RunQueue.remote(waiting, places, max_failures)
+        queue = ray.remote(num_cpus=0)(RunQueue).remote(waiting, places, max_failures)
         n_groups = min(_groups_that_fit(scaling), len(waiting))
         groups = [_work.remote(i, queue, scaling, places) for i in range(n_groups)]
         n_before = len(runs) - len(waiting)

@@ -1,0 +1,106 @@
+"""Work units and their ledger: what a killed job finished is not done again.
+
+A stage's output is made of units. Each unit's files are written beside and renamed, and then its
+ledger entry, so an entry stands for whole files. File names carry the plan's key: a worker of a
+killed job, still alive while another plan is under way, cannot overwrite that plan's files.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rayecg.core.errors import DataError
+from rayecg.core.files import MANIFEST, check_totals, read_json, write_json
+
+COUNTS = ("n_input", "n_ok", "n_degraded", "n_quarantined")
+_OWN = ("ledger", "plan.json", ".lock", MANIFEST)
+
+
+class Units:
+    """The units of one plan in an output folder.
+
+    Parameters
+    ----------
+    out
+        The output folder.
+    key
+        Fingerprint of the plan: inputs, settings and code.
+    """
+
+    def __init__(self, out: Path, key: str) -> None:
+        self.out, self.key = out, key
+
+    def open(self, outputs: Iterable[str]) -> None:
+        """Keep what this plan finished here; remove what another plan left.
+
+        Parameters
+        ----------
+        outputs
+            Names of the stage's files and folders in the output folder.
+
+        Raises
+        ------
+        DataError
+            If the folder holds anything else.
+        """
+        plan = self.out / "plan.json"
+        if plan.exists() and read_json(plan).get("key") == self.key:
+            return
+        if self.out.exists():
+            known = {*outputs, *_OWN}
+            strangers = sorted(p.name for p in self.out.iterdir() if not _ours(p.name, known))
+            if strangers:
+                raise DataError(
+                    f"{self.out}: expected an empty folder or an earlier output, "
+                    f"found {strangers[0]!r}"
+                )
+            for child in self.out.iterdir():
+                if child.name == ".lock":
+                    continue
+                shutil.rmtree(child) if child.is_dir() else child.unlink()
+        write_json(plan, {"key": self.key})
+
+    def file(self, folder: str, unit: str) -> Path:
+        """Name a unit's Parquet file in one of the output's folders."""
+        return self.out / folder / f"{unit}.{self.key[:8]}.parquet"
+
+    def is_finished(self, unit: str) -> bool:
+        """Say whether a unit has its entry."""
+        return self._entry(unit).exists()
+
+    def finish(self, unit: str, entry: dict[str, Any]) -> None:
+        """Enter a unit whose files are all in place; `entry` holds its counts."""
+        write_json(self._entry(unit), entry)
+
+    def totals(self, units: Sequence[str], n_input: int) -> dict[str, int]:
+        """Add up the entries of all units, which must account for every record.
+
+        Raises
+        ------
+        DataError
+            If they do not.
+        """
+        entries = [read_json(self._entry(unit)) for unit in units]
+        totals = {name: sum(entry[name] for entry in entries) for name in COUNTS}
+        check_totals(totals, self.out)
+        if totals["n_input"] != n_input:
+            raise DataError(f"{self.out}: {n_input} records planned, {totals['n_input']} done")
+        return totals
+
+    def remove_strays(self, folders: Iterable[str]) -> None:
+        """Remove what another plan's last worker or a killed writer left among the files."""
+        for folder in folders:
+            for file in (self.out / folder).glob("*"):
+                if not file.name.endswith(f".{self.key[:8]}.parquet"):
+                    file.unlink(missing_ok=True)
+
+    def _entry(self, unit: str) -> Path:
+        return self.out / "ledger" / self.key[:8] / f"{unit}.json"
+
+
+def _ours(name: str, known: set[str]) -> bool:
+    # A killed writer leaves its unfinished file, `.NAME.….part`.
+    return name in known or (name.startswith(".") and name.endswith(".part"))

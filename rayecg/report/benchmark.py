@@ -1,0 +1,203 @@
+"""The files of a finished benchmark, read when asked for.
+
+Legend: N example, C label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from rayecg.core.errors import DataError
+from rayecg.core.files import MANIFEST, read_json, read_table
+from rayecg.core.predictions import label_fields
+from rayecg.metrics.classification import evaluate
+from rayecg.report.text import SYNTHETIC_LABEL
+
+#: Metrics that rest on decisions, and so leave out the examples where a run abstained.
+BY_DECISION = ("macro_f1", "accuracy", "f1_", "sensitivity_", "ppv_")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a run gave for the scored examples of one split.
+
+    Attributes
+    ----------
+    labels
+        In the order of every `_C` axis.
+    targets_NC, probabilities_NC, calibrated_NC
+        Of the examples with a probability.
+    decisions_NC
+        0 or 1; NaN where the run abstained.
+    n_examples, n_missing
+        Examples of the split, and those without a probability (their record was quarantined, or
+        the prediction tables do not hold them).
+    """
+
+    labels: tuple[str, ...]
+    targets_NC: np.ndarray
+    probabilities_NC: np.ndarray
+    calibrated_NC: np.ndarray
+    decisions_NC: np.ndarray
+    n_examples: int
+    n_missing: int
+
+    @property
+    def decided_N(self) -> np.ndarray:
+        """Whether an example has decisions."""
+        return ~np.isnan(self.decisions_NC).any(axis=1)
+
+    def metrics(self) -> dict[str, float]:
+        """Evaluate: probabilities on all scored examples, decisions where there are any."""
+        decided_N = self.decided_N
+        filled_NC = np.where(decided_N[:, None], self.decisions_NC, 0)
+        found = evaluate(self.targets_NC, self.probabilities_NC, filled_NC, self.labels)
+        if not decided_N.all():
+            rest = evaluate(
+                self.targets_NC[decided_N],
+                self.probabilities_NC[decided_N],
+                filled_NC[decided_N],
+                self.labels,
+            )
+            found.update({k: v for k, v in rest.items() if k.startswith(BY_DECISION)})
+        return found
+
+
+class Benchmark:
+    """A benchmark's folder.
+
+    Parameters
+    ----------
+    out
+        Holds `experiment.yaml`, `work/` and, after an audit, `findings.json`.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = Path(out)
+        self.work = self.out / "work"
+
+    @cached_property
+    def experiment_text(self) -> str:
+        """The settings as they were written down."""
+        file = self.out / "experiment.yaml"
+        return file.read_text(encoding="utf-8") if file.exists() else ""
+
+    @cached_property
+    def experiment(self) -> dict[str, Any]:
+        """The settings as a tree; empty if there are none."""
+        return yaml.safe_load(self.experiment_text) or {}
+
+    @cached_property
+    def task(self) -> dict[str, Any]:
+        """The task as a tree."""
+        task: dict[str, Any] = read_json(self.work / "task.json")
+        return task
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels in the order of the task."""
+        return tuple(self.task["labels"])
+
+    @property
+    def primary(self) -> str:
+        """The metric that runs are chosen by."""
+        return str(self.task["primary_metric"])
+
+    @property
+    def unit(self) -> str:
+        """What an example is, in words."""
+        return "recording" if self.task["unit"] == "record" else "beat"
+
+    @cached_property
+    def shards(self) -> dict[str, Any]:
+        """The manifest of the shards."""
+        manifest: dict[str, Any] = read_json(self.work / "shards" / MANIFEST)
+        return manifest
+
+    @cached_property
+    def quarantine(self) -> pd.DataFrame:
+        """The records that could not be read."""
+        return read_table(self.work / "shards" / "quarantine.parquet").to_pandas()
+
+    @cached_property
+    def examples(self) -> pd.DataFrame:
+        """The examples of the task."""
+        return read_table(self.work / "examples.parquet").to_pandas()
+
+    @cached_property
+    def findings(self) -> list[dict[str, Any]] | None:
+        """The audit's findings; None without an audit."""
+        file = self.out / "findings.json"
+        return read_json(file) if file.exists() else None
+
+    @cached_property
+    def run_files(self) -> dict[str, dict[str, Any]]:
+        """What each run's `run.json` says, in the order of their names."""
+        files = sorted((self.work / "train").glob("*/run.json"))
+        return {file.parent.name: read_json(file) for file in files}
+
+    @cached_property
+    def cards(self) -> dict[str, dict[str, Any]]:
+        """The checkpoint cards of the runs that have one."""
+        files = {run: self.work / "train" / run / "checkpoint" / "card.json" for run in self.run_files}
+        return {run: read_json(file) for run, file in files.items() if file.exists()}
+
+    @cached_property
+    def synthetic(self) -> bool:
+        """Whether anything that figures rest on was simulated."""
+        trained = [card["training"].get("synthetic", False) for card in self.cards.values()]
+        return bool(self.shards.get("synthetic")) or any(trained)
+
+    @property
+    def data_label(self) -> str:
+        """What the column `data` of a table says."""
+        return SYNTHETIC_LABEL if self.synthetic else "recorded"
+
+    def curves(self, run: str) -> pd.DataFrame | None:
+        """Give a run's training curves."""
+        file = self.work / "train" / run / "curves.csv"
+        return pd.read_csv(file) if file.exists() else None
+
+    def outputs(self, run: str, split: str = "test") -> Outputs | None:
+        """Give what a run's scoring says of a split; None if it was not scored.
+
+        Raises
+        ------
+        DataError
+            If a prediction stands twice.
+        """
+        folder = self.work / "score" / run
+        if not (folder / MANIFEST).exists():
+            return None
+        by_beat = self.task["unit"] == "beat"
+        keys = ["record_id", "offset"] if by_beat else ["record_id"]
+        fields = [field.name for field in label_fields(self.labels)]
+        place = folder / ("windows" if by_beat else "predictions")
+        given = read_table(place, columns=[*keys, *fields]).to_pandas()
+        if given.duplicated(keys).any():
+            twice = given.loc[given.duplicated(keys), "record_id"].iloc[0]
+            raise DataError(f"score/{run}: record {twice!r} has more than one row for one example")
+        examples = self.examples[self.examples["split"] == split]
+        rows = examples.merge(given, on=keys, how="left", validate="many_to_one")
+
+        def stack(output: str) -> np.ndarray:
+            names = [f"{output}_{label}" for label in self.labels]
+            return rows[names].to_numpy(dtype=np.float64, na_value=np.nan)
+
+        scored_N = ~np.isnan(stack("probability")).any(axis=1)
+        return Outputs(
+            labels=self.labels,
+            targets_NC=stack("target")[scored_N].astype(bool),
+            probabilities_NC=stack("probability")[scored_N],
+            calibrated_NC=stack("calibrated")[scored_N],
+            decisions_NC=stack("decision")[scored_N],
+            n_examples=len(rows),
+            n_missing=int((~scored_N).sum()),
+        )

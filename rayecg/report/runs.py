@@ -1,0 +1,160 @@
+"""One row for every run, those that failed included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from rayecg.report.benchmark import Benchmark
+from rayecg.report.text import shorten_paths
+
+METRICS = ("macro_auroc", "macro_auprc", "macro_f1", "accuracy")
+LABEL_METRICS = ("auroc", "auprc", "f1", "sensitivity", "ppv", "n_positive")
+
+_TEXT = ("run", "architecture", "task", "split", "status", "error", "verdict", "data")
+_FLAGS = ("chosen", "synthetic")
+_COUNTS = (
+    "seed",
+    "n_parameters",
+    "epochs",
+    "best_epoch",
+    "n_test",
+    "n_test_scored",
+    "n_test_missing",
+    "n_test_abstained",
+)
+
+
+def schema(labels: Sequence[str]) -> pa.Schema:
+    """Give the columns of `runs.parquet`."""
+    metrics = [*METRICS, *(f"{metric}_{label}" for label in labels for metric in LABEL_METRICS)]
+    return pa.schema(
+        [
+            *(pa.field(name, pa.string()) for name in _TEXT[:4]),
+            pa.field("seed", pa.int64()),
+            *(pa.field(name, pa.string()) for name in _TEXT[4:]),
+            *(pa.field(name, pa.bool_()) for name in _FLAGS),
+            *(pa.field(name, pa.int64()) for name in _COUNTS[1:]),
+            pa.field("seconds", pa.float64()),
+            pa.field("examples_per_s", pa.float64()),
+            *(pa.field(f"{part}_{m}", pa.float64()) for part in ("validation", "test") for m in metrics),
+        ]
+    )
+
+
+def collect_runs(benchmark: Benchmark) -> pd.DataFrame:
+    """Evaluate every run on the test split, from the decisions in its files.
+
+    Returns
+    -------
+    pd.DataFrame
+        The columns of `schema`, in the order of run names; runs that the experiment plans and that
+        left nothing behind come last. Counts and metrics of a run without predictions are null.
+    """
+    rows = [_row(benchmark, run, said) for run, said in benchmark.run_files.items()]
+    rows += _absent(benchmark, rows)
+    best = _best(rows, f"validation_{benchmark.primary}")
+    fields = schema(benchmark.labels)
+    for row in rows:
+        row["chosen"] = row["run"] == best
+    table = pa.Table.from_pylist([{n: row.get(n) for n in fields.names} for row in rows], fields)
+    runs: pd.DataFrame = table.to_pandas()
+    for name in _COUNTS:
+        runs[name] = runs[name].astype("Int64")
+    return runs
+
+
+def run_table(runs: pd.DataFrame, labels: Sequence[str]) -> pa.Table:
+    """Give the table of `runs.parquet`."""
+    fields = schema(labels)
+    columns = [pa.array(runs[field.name], type=field.type, from_pandas=True) for field in fields]
+    return pa.Table.from_arrays(columns, schema=fields.remove_metadata())
+
+
+def _row(benchmark: Benchmark, run: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        name: said.get(name) for name in ("architecture", "task", "split", "seed", "n_parameters")
+    }
+    row |= {name: said.get(name) for name in ("epochs", "best_epoch", "seconds", "examples_per_s")}
+    error = said.get("error")
+    row |= {
+        "run": run,
+        "status": said.get("status"),
+        "error": None if error is None else shorten_paths(str(error)),
+        "synthetic": benchmark.synthetic,
+        "data": benchmark.data_label,
+        "verdict": "no figures",
+    }
+    row |= {f"validation_{k}": v for k, v in (said.get("validation") or {}).items()}
+    if row["status"] != "ok":
+        return row
+    row["verdict"] = verdict(benchmark.findings, [run])
+    outputs = benchmark.outputs(run)
+    if outputs is None:
+        return row | {"status": "not scored", "error": "the scoring of this run did not finish"}
+    row |= {
+        "n_test": outputs.n_examples,
+        "n_test_missing": outputs.n_missing,
+        "n_test_scored": len(outputs.targets_NC),
+        "n_test_abstained": int((~outputs.decided_N).sum()),
+    }
+    return row | {f"test_{name}": value for name, value in outputs.metrics().items()}
+
+
+def _absent(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give rows to the runs that the experiment plans and that have no `run.json`."""
+    there = {(row["architecture"], row["seed"]) for row in rows}
+    missing = []
+    for settings in benchmark.experiment.get("architectures") or ():
+        title = settings if isinstance(settings, str) else settings.get("label") or settings["name"]
+        for seed in benchmark.experiment.get("seeds") or ():
+            if (title, seed) not in there:
+                missing.append(
+                    {
+                        "run": f"{title}, seed {seed}",
+                        "architecture": title,
+                        "task": benchmark.task["name"],
+                        "split": benchmark.task["split"]["name"],
+                        "seed": seed,
+                        "status": "not finished",
+                        "error": "planned by the experiment, and left no run.json",
+                        "synthetic": benchmark.synthetic,
+                        "data": benchmark.data_label,
+                        "verdict": "no figures",
+                    }
+                )
+    return missing
+
+
+def _best(rows: Iterable[Mapping[str, Any]], column: str) -> str | None:
+    """Name the finished run with the highest validation figure; the first of equals."""
+    best, name = float("-inf"), None
+    for row in rows:
+        value = row.get(column)
+        if row["status"] in ("ok", "not scored") and value is not None and value > best:
+            best, name = value, row["run"]
+    return name
+
+
+def verdict(findings: Sequence[Mapping[str, Any]] | None, runs: Iterable[str]) -> str:
+    """Phrase what the audit says of the figures of some runs.
+
+    `passed` alone means that every rule was checked and none is violated.
+    """
+    if not findings:
+        return "not audited"
+    rests_on = {"validation", "test", *(f"run:{run}" for run in runs)}
+    found: dict[str, dict[str, None]] = {"violated": {}, "not checked": {}}
+    for finding in findings:
+        if finding["verdict"] in found and rests_on & set(finding["taints"]):
+            found[finding["verdict"]][finding["rule_id"]] = None
+    parts = []
+    if found["violated"]:
+        parts.append(f"violated: {', '.join(found['violated'])}")
+    n_open = len([rule for rule in found["not checked"] if rule not in found["violated"]])
+    if n_open:
+        parts.append(f"{n_open} rule{'s' if n_open > 1 else ''} not checked")
+    return "; ".join(parts) or "passed"

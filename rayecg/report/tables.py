@@ -1,0 +1,125 @@
+"""From runs to tables: one function each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from rayecg.core.errors import ERROR_CODES
+from rayecg.report.benchmark import Benchmark
+from rayecg.report.runs import METRICS, verdict
+from rayecg.tasks.task import SPLITS
+
+
+def _spread(values: pd.Series) -> dict[str, float]:
+    known = values.astype("float64").dropna().to_numpy()
+    if not len(known):
+        return dict.fromkeys(("mean", "sd", "min", "max"), float("nan"))
+    return {
+        "mean": float(known.mean()),
+        "sd": float(known.std(ddof=1)) if len(known) > 1 else float("nan"),
+        "min": float(known.min()),
+        "max": float(known.max()),
+    }
+
+
+def summary(runs: pd.DataFrame, benchmark: Benchmark) -> pd.DataFrame:
+    """Give one row per architecture: mean, standard deviation and range over its seeds.
+
+    Ordered by the mean validation figure of the primary metric, as nothing is ordered or chosen by
+    test figures. An architecture without a finished run keeps its row.
+    """
+    rows = []
+    for architecture, own in runs.groupby("architecture", sort=False):
+        done = own[own["status"] == "ok"]
+        row = {
+            "architecture": architecture,
+            "chosen": bool(own["chosen"].any()),
+            "n_parameters": done["n_parameters"].max() if len(done) else None,
+            "n_seeds": len(done),
+            "n_failed": len(own) - len(done),
+        }
+        for part, metrics in (("validation", [benchmark.primary]), ("test", METRICS)):
+            for metric in metrics:
+                found = _spread(done[f"{part}_{metric}"])
+                row |= {f"{part}_{metric}_{name}": value for name, value in found.items()}
+        for name in ("n_test", "n_test_missing", "n_test_abstained"):
+            row[name] = done[name].max() if len(done) else None
+        row["seconds_mean"] = _spread(done["seconds"])["mean"]
+        row["verdict"] = verdict(benchmark.findings, done["run"]) if len(done) else "no figures"
+        row["data"] = benchmark.data_label
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    if not len(table):
+        return table
+    by = f"validation_{benchmark.primary}_mean"
+    table = table.sort_values(by, ascending=False, kind="stable", na_position="last")
+    for name in ("n_parameters", "n_test", "n_test_missing", "n_test_abstained"):
+        table[name] = table[name].astype("Int64")
+    return table.reset_index(drop=True)
+
+
+def per_class(
+    runs: pd.DataFrame, benchmark: Benchmark, architectures: Sequence[str]
+) -> pd.DataFrame:
+    """Give one row per architecture and label: test metrics over seeds, and the positives scored."""
+    rows = []
+    for architecture in architectures:
+        done = runs[(runs["architecture"] == architecture) & (runs["status"] == "ok")]
+        if not len(done):
+            continue
+        for label in benchmark.labels:
+            positives = _spread(done[f"test_n_positive_{label}"])
+            row = {
+                "architecture": architecture,
+                "label": label,
+                "n_positive": int(positives["max"]) if np.isfinite(positives["max"]) else None,
+                "n_seeds": len(done),
+            }
+            for metric in ("auroc", "auprc", "f1", "sensitivity", "ppv"):
+                found = _spread(done[f"test_{metric}_{label}"])
+                row |= {f"{metric}_mean": found["mean"], f"{metric}_sd": found["sd"]}
+            row["verdict"] = verdict(benchmark.findings, done["run"])
+            row["data"] = benchmark.data_label
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def population(benchmark: Benchmark) -> pd.DataFrame:
+    """Count examples, records, patients and the positives of each label in each split."""
+    examples = benchmark.examples
+    rows = []
+    for split in SPLITS:
+        own = examples[examples["split"] == split]
+        rows.append(
+            {
+                "split": split,
+                "examples": len(own),
+                "records": own["record_id"].nunique(),
+                "patients": own["patient_id"].nunique(),
+                **{label: int(own[f"target_{label}"].sum()) for label in benchmark.labels},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def left_out(benchmark: Benchmark) -> pd.DataFrame:
+    """Count the examples that no figure rests on, by reason."""
+    out = benchmark.examples[~benchmark.examples["split"].isin(SPLITS)]
+    counts = out.groupby("reason", dropna=False).agg(
+        examples=("record_id", "size"), records=("record_id", "nunique")
+    )
+    return counts.reset_index().sort_values("reason", kind="stable")
+
+
+def quarantine_codes(benchmark: Benchmark, n_ids: int = 5) -> pd.DataFrame:
+    """Count the records that could not be read, by error code, with the first few of each."""
+    rows = []
+    for code, own in benchmark.quarantine.groupby("error_code", sort=True):
+        ids = own["record_id"].tolist()
+        shown = ", ".join(ids[:n_ids]) + (", …" if len(ids) > n_ids else "")
+        meaning = ERROR_CODES.get(str(code), "")
+        rows.append({"error_code": code, "meaning": meaning, "records": len(own), "first": shown})
+    return pd.DataFrame(rows, columns=["error_code", "meaning", "records", "first"])

@@ -1,0 +1,93 @@
+"""How figures, names and error texts are written down."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+#: Stands on every table, plot and page that rests on simulated recordings.
+SYNTHETIC_LABEL = "synthetic data: not evidence of clinical worth"
+
+#: What a figure looks like that cannot be computed.
+NOTHING = "–"
+NOTHING_NOTE = (
+    f"“{NOTHING}” marks what cannot be computed: a label without a positive example (or, for AUROC, "
+    "without a negative one), a spread over a single seed, a run that failed. Macro averages leave "
+    "such labels out."
+)
+SPREAD_NOTE = "± is the standard deviation: the spread over seeds, not a confidence interval."
+
+METRIC_TITLES = {
+    "macro_auroc": "macro AUROC",
+    "macro_auprc": "macro AUPRC",
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "f1": "F1",
+    "sensitivity": "sensitivity",
+    "ppv": "PPV",
+}
+
+_PATH = re.compile(r"(?<![\w:/.\\-])(?:file://)?~?/(?:[^\s/:'\"<>|,;()]+/)*([^\s/:'\"<>|,;()]*)")
+_DRIVE_PATH = re.compile(r"\b[A-Za-z]:\\(?:[^\s\\:'\"<>|,;()]+\\)*([^\s\\:'\"<>|,;()]*)")
+
+
+def metric_title(metric: str) -> str:
+    """Give a metric's name in tables and plots."""
+    return METRIC_TITLES.get(metric, metric.replace("_", " "))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a figure with fixed digits; one that is not there as a dash."""
+    return NOTHING if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
+
+
+def count(value: float | None) -> str:
+    """Write a count with thousands separated."""
+    return NOTHING if value is None or not np.isfinite(value) else f"{round(value):,}"
+
+
+def mean_and_spread(mean: float, sd: float, digits: int = 3) -> str:
+    """Write `mean ± SD`; without a spread, the mean alone."""
+    if not np.isfinite(sd):
+        return number(mean, digits)
+    return f"{number(mean, digits)} ± {number(sd, digits)}"
+
+
+def interval(low: float, high: float, digits: int = 3) -> str:
+    """Write the smallest and the largest of several values."""
+    return NOTHING if not np.isfinite(low) else f"{number(low, digits)}–{number(high, digits)}"
+
+
+def some(n: int, one: str, many: str | None = None) -> str:
+    """Write a count with its noun."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def shorten_paths(text: str) -> str:
+    """Cut absolute paths down to their last name: a report says nothing of the machine."""
+    text = _PATH.sub(lambda found: found[1] or NOTHING if len(found[0]) > 1 else found[0], text)
+    return _DRIVE_PATH.sub(lambda found: found[1], text)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a Markdown table."""
+
+    def line(cells: Sequence[str]) -> str:
+        clean = (" ".join(cell.split()).replace("|", "\\|").replace("<", "&lt;") for cell in cells)
+        return f"| {' | '.join(clean)} |"
+
+    return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)]) + "\n"
+
+
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a table in columns, for the terminal."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [header, ["-" * width for width in widths], *rows]
+    ]
+    return "\n".join(lines)

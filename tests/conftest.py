@@ -1,0 +1,49 @@
+"""What several tests share: real data, a small archive, one Ray session, and when slow tests run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayecg.archives.synthetic import SyntheticSettings, write_archive
+from rayecg.core.session import RaySettings, ray_session
+
+SLOW = "RAYECG_SLOW"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked slow, unless asked for."""
+    if os.environ.get(SLOW) == "1":
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=f"slow; {SLOW}=1 runs it"))
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Folder with the real databases `ptb-xl`, `mitdb` and `ludb`."""
+    named = os.environ.get("RAYECG_DATA")
+    folder = Path(named) if named else Path.home() / ".cache" / "rayecg-data"
+    if not folder.is_dir():
+        if named:  # somebody meant these tests to run
+            pytest.fail(f"RAYECG_DATA names {folder}, which is not there")
+        pytest.skip(f"no real databases: RAYECG_DATA is not set and {folder} is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def synthetic_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Simulated archive of 60 records at 100 Hz, five of them damaged, one in each way."""
+    settings = SyntheticSettings(n_records=60, fs=100, seed=11, n_defective=5)
+    return write_archive(tmp_path_factory.mktemp("synthetic") / "archive", settings)
+
+
+@pytest.fixture(scope="session")
+def ray() -> Iterator[None]:
+    """One Ray of two CPUs for every test that asks for it; never a cluster from the environment."""
+    with ray_session(RaySettings(address="local", num_cpus=2)):
+        yield

@@ -1,0 +1,241 @@
+"""Settings: read strictly, and wrong ones refused with the place and the nearest right key."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayecg.core.errors import SettingsError
+from rayecg.core.experiment import ArchitectureSettings, Experiment, InputSettings
+from rayecg.core.session import RaySettings
+from rayecg.core.settings import build, load_settings, to_tree
+from rayecg.tasks.task import load_task
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "jobs" / "experiments"
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> Experiment:
+    file = tmp_path / "experiment.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load_settings(Experiment, file, overrides)
+
+
+def error_of(tmp_path: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, text, *overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_defaults_need_no_file():
+    assert load_settings(Experiment, None) == Experiment()
+
+
+def test_a_file_fills_every_kind_of_field(tmp_path):
+    found = load(
+        tmp_path,
+        """
+name: mine
+archive: {kind: ptbxl, path: /data/ptb-xl, rate: 500}
+shards: {fs: null, checks: flag}
+task: {name: ptbxl_superdiagnostic, minimum_likelihood: 50}
+input: {fs: 100, duration_s: 5, leads: [I, II], bandpass_hz: [0.5, 40]}
+architectures:
+  - simple_cnn1d
+  - {name: simple_cnn1d, label: wide, hyperparameters: {hidden: 128}}
+seeds: [3, 4]
+train: {patience: null, scaling: {num_workers: 2, resources_per_worker: {CPU: 1}}}
+ray: {num_cpus: 2}
+""",
+    )
+    assert found.archive.rate == 500
+    assert found.shards.checks == "flag"
+    assert found.task.minimum_likelihood == 50.0
+    assert found.input == InputSettings(100, 5.0, ("I", "II"), (0.5, 40.0))
+    assert isinstance(found.input.duration_s, float)
+    assert found.input.n_times == 500
+    assert found.architectures == (
+        ArchitectureSettings("simple_cnn1d"),
+        ArchitectureSettings("simple_cnn1d", {"hidden": 128}, "wide"),
+    )
+    assert [a.title for a in found.architectures] == ["simple_cnn1d", "wide"]
+    assert found.seeds == (3, 4)
+    assert found.train.scaling.resources_per_worker == {"CPU": 1.0}
+    assert found.ray == RaySettings(num_cpus=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("trian: {}", "unknown key 'trian' (nearest: train"),
+        ("train: {epoch: 3}", "unknown key 'train.epoch' (nearest: epochs"),
+        ("train: {scaling: {num_worker: 3}}", "unknown key 'train.scaling.num_worker' (nearest"),
+        ("architectures: [{nam: x}]", "unknown key 'architectures[0].nam' (nearest: name"),
+        ("3: x", "unknown key '3' (known: "),
+    ],
+)
+def test_unknown_keys_name_the_place_and_the_nearest(tmp_path, text, expected):
+    message = error_of(tmp_path, text)
+    assert message.startswith(f"{tmp_path / 'experiment.yaml'}: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: 3", "name: expected text, came 3"),
+        ("name: null", "name: expected text, came None"),
+        ("train: {epochs: 3.5}", "train.epochs: expected a whole number, came 3.5"),
+        ("train: {epochs: true}", "train.epochs: expected a whole number, came True"),
+        ("train: {epochs: '3'}", "train.epochs: expected a whole number, came '3'"),
+        ("train: {learning_rate: fast}", "train.learning_rate: expected a number, came 'fast'"),
+        ("train: {learning_rate: true}", "train.learning_rate: expected a number, came True"),
+        ("train: {learning_rate: [1]}", "train.learning_rate: expected a number, came [1]"),
+        ("train: {schedule: step}", "train.schedule: expected one of constant, cosine, one_cycle"),
+        ("train: 3", "train: expected a section of keys and values, came 3"),
+        ("train: [1]", "train: expected a section of keys and values, came [1]"),
+        ("seeds: 3", "seeds: expected a list, came 3"),
+        ("seeds: [0, x]", "seeds[1]: expected a whole number, came 'x'"),
+        ("input: {bandpass_hz: [1]}", "input.bandpass_hz: expected a list of 2, came [1]"),
+        ("ray: {include_dashboard: 1}", "ray.include_dashboard: expected true or false, came 1"),
+        ("train: {scaling: {resources_per_worker: {CPU: x}}}", "resources_per_worker.CPU: expect"),
+        ("architectures: [{hyperparameters: 3}]", "architectures[0].hyperparameters: expected a"),
+    ],
+)
+def test_wrong_types_name_the_place(tmp_path, text, expected):
+    assert expected in error_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train: {epochs: 0}", "train: epochs: expected more than 0, came 0"),
+        ("train: {learning_rate: .nan}", "train: learning_rate: expected more than 0, came nan"),
+        ("train: {batch_size: 9, scaling: {num_workers: 2}}", "batch_size: expected a multiple"),
+        ("train: {scaling: {resources_per_worker: {GPU: 1}}}", "expected CPU above 0"),
+        ("archive: {n_records: -1}", "archive: n_records: expected more than 0, came -1"),
+        ("shards: {records_per_shard: 0}", "shards: records_per_shard: expected more than 0"),
+        ("score: {batch_size: 0}", "score: batch_size: expected more than 0"),
+        ("input: {leads: []}", "input: leads: expected at least one"),
+        ("input: {bandpass_hz: [40, 0.5]}", "input: bandpass_hz: expected 0 < low < high"),
+        ("ray: {num_cpus: 0}", "ray: num_cpus: expected at least 1, came 0"),
+        ("architectures: []", "architectures, seeds: expected at least one of each"),
+        ("seeds: []", "architectures, seeds: expected at least one of each"),
+        ("seeds: [1, 1]", "architectures, seeds: expected each once"),
+        ("architectures: [simple_cnn1d, simple_cnn1d]", "expected each once (give variants"),
+        ("architectures: [a, {name: b, label: a}]", "expected each once"),
+    ],
+)
+def test_values_that_cannot_be(tmp_path, text, expected):
+    assert expected in error_of(tmp_path, text)
+
+
+def test_a_variant_with_a_label_of_its_own_is_no_duplicate(tmp_path):
+    found = load(tmp_path, "architectures: [simple_cnn1d, {name: simple_cnn1d, label: again}]")
+    assert len(found.architectures) == 2
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("2", 2.0), ("5E2", 500.0)])
+def test_numbers_without_a_dot_are_numbers(tmp_path, text, value):
+    # YAML 1.1 reads 1e-3 as text.
+    assert load(tmp_path, f"train: {{learning_rate: {text}}}").train.learning_rate == value
+    assert load(tmp_path, "", f"train.learning_rate={text}").train.learning_rate == value
+
+
+def test_overrides(tmp_path):
+    text = "name: mine\ntrain: {epochs: 3}\ninput:"
+    found = load(
+        tmp_path, text, "train.epochs=5", "input.leads=[I]", "archive.path=/data", "seeds=[7]"
+    )
+    assert (found.name, found.train.epochs) == ("mine", 5)
+    assert (found.input.leads, found.archive.path, found.seeds) == (("I",), "/data", (7,))
+    assert load(tmp_path, text, "train.epochs=5", "train.epochs=6").train.epochs == 6
+    assert load(tmp_path, text, "shards.fs=").shards.fs is None
+
+
+def test_an_override_reaches_into_a_section_written_in_short(tmp_path):
+    found = load(tmp_path, "task: ptbxl_superdiagnostic", "task.minimum_likelihood=50")
+    assert found.task.name == "ptbxl_superdiagnostic"
+    assert found.task.minimum_likelihood == 50.0
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.epochs", "--set train.epochs: expected section.key=value"),
+        ("=3", "--set =3: expected section.key=value"),
+        ("train.epochs=x", "--set train.epochs=x: train.epochs: expected a whole number, came 'x'"),
+        ("train.epoch=3", "--set train.epoch=3: unknown key 'train.epoch' (nearest: epochs"),
+        ("name.more=3", "--set name.more=3: 'name' holds a value, not a section"),
+        ("train.epochs=[1", "--set train.epochs=[1: the value is not YAML"),
+        ("train.epochs=-1", "--set train.epochs=-1: train: epochs: expected more than 0"),
+    ],
+)
+def test_wrong_overrides_are_quoted(tmp_path, override, expected):
+    assert error_of(tmp_path, "name: mine", override).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"name: [1", "not valid YAML"),
+        (b"a: b: c", "not valid YAML"),
+        (b"- 1", "expected keys and values, came list"),
+        (b"just text", "expected keys and values, came str"),
+        (b"name: \xff\xfe", "cannot be read"),
+        (b"name: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        (
+            b"train: {epochs: 1}\ntrain: {epochs: 2}",
+            "not valid YAML (the key 'train' stands there twice",
+        ),
+    ],
+)
+def test_a_file_that_is_no_settings_file(tmp_path, content, expected):
+    file = tmp_path / "broken.yaml"
+    file.write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(Experiment, file)
+    assert str(caught.value).startswith(f"{file}: {expected}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(SettingsError, match=r"nowhere\.yaml: cannot be read \(No such file"):
+        load_settings(Experiment, tmp_path / "nowhere.yaml")
+    with pytest.raises(SettingsError, match=r"cannot be read \(Is a directory\)"):
+        load_settings(Experiment, tmp_path)
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    assert load(tmp_path, "# nothing\n") == Experiment()
+
+
+def test_missing_fields_of_a_dataclass_are_named():
+    with pytest.raises(SettingsError, match="origin: place: .*'version'"):
+        build(type(load_task(Experiment().task)), {"name": "x"}, "origin", "place")
+
+
+@given(
+    epochs=st.integers(1, 1000),
+    rate=st.floats(1e-9, 1e3),
+    clip=st.none() | st.floats(1e-3, 10),
+    name=st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable()),
+    seeds=st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True),
+)
+def test_settings_survive_the_way_through_yaml(epochs, rate, clip, name, seeds):
+    made = Experiment(name=name, seeds=tuple(seeds))
+    train = dataclasses.replace(made.train, epochs=epochs, learning_rate=rate, gradient_clip=clip)
+    made = dataclasses.replace(made, train=train)
+    assert build(Experiment, yaml.safe_load(yaml.safe_dump(to_tree(made))), "yaml") == made
+
+
+@pytest.mark.parametrize("file", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_experiment_file_loads_and_names_what_exists(file):
+    found = load_settings(Experiment, file)
+    assert found.name == file.stem
+    assert found.title
+    load_task(found.task, found.archive.kind)
