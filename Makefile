@@ -13,11 +13,12 @@ STAMP := $(VENV)/.rayecg-installed
 setup: $(STAMP)
 
 # torch first, by its exact version: a plain `torch` may bring gigabytes of CUDA packages.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt rayecg_ray_cli.pth
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] <= (3, 13) else "expected Python 3.11 to 3.13, came %d.%d (make PYTHON=python3.12 ...)" % v[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@cp rayecg_ray_cli.pth "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	@touch $(STAMP)
 
 benchmark: setup

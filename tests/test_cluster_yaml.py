@@ -70,7 +70,9 @@ def test_dashboard_on_localhost_only(config):
 def test_installs_the_project_on_every_node(config, key):
     assert config["file_mounts"] == {"~/rayecg": ".", "~/.ray/auth_token": "~/.ray/auth_token"}
     assert {".venv", ".git"} <= set(config["rsync_exclude"])
-    assert "cd ~/rayecg && make setup" in config[key]
+    (command,) = [command for command in config[key] if "make setup" in command]
+    assert command.startswith("cd ~/rayecg && ")
+    assert command.endswith(" && make setup")
 
 
 @pytest.mark.parametrize("key", ["head_setup_commands", "worker_setup_commands"])

@@ -39,14 +39,11 @@ def stop(head):
 
     processes = Process(head.pid).children(recursive=True)
     os.killpg(head.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        head.wait(20)
     for process in wait_procs(processes, timeout=5)[1]:
         with contextlib.suppress(NoSuchProcess):
             process.kill()
-    if head.poll() is None:
-        head.kill()
-        head.wait()
+    head.kill()
+    head.wait()
 
 
 @pytest.fixture(params=["no token file", "a token file from before"])
@@ -64,15 +61,15 @@ def cluster(request, tmp_path):
     }
     if "before" in request.param:
         # What any plain `ray.init()` leaves behind, by the same function of Ray.
-        subprocess.run(["ray", "get-auth-token", "--generate"], env=env, check=True)
+        generate = ["ray", "get-auth-token", "--generate"]
+        subprocess.run(generate, env=env, check=True, capture_output=True)
         assert (home / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o644
     port, dashboard, agent, client = free_ports(4)
     log = tmp_path / "head.log"
     with log.open("w") as output:
         head = subprocess.Popen(
-            ["ray", "start", "--head", "--block", f"--port={port}"]
-            + [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
-            + [f"--ray-client-server-port={client}", "--num-cpus=2"],
+            f"ray start --head --block --num-cpus=2 --port={port} --dashboard-port={dashboard} "
+            f"--dashboard-agent-listen-port={agent} --ray-client-server-port={client}".split(),
             cwd=ROOT,
             env=env,
             stdout=output,

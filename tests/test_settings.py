@@ -215,7 +215,7 @@ def test_an_empty_file_is_the_defaults(tmp_path):
 
 
 def test_missing_fields_of_a_dataclass_are_named():
-    with pytest.raises(SettingsError, match="origin: place: .*'version'"):
+    with pytest.raises(SettingsError, match=r"origin: place: .*'version'"):
         build(type(load_task(Experiment().task)), {"name": "x"}, "origin", "place")
 
 

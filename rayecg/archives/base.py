@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ class Archive:
     official_split: ClassVar[dict[str, Any] | None] = None
     #: A file or pattern that must lie in the archive's folder.
     landmark = "*"
+    #: A record's files: its path with each of these.
+    suffixes: tuple[str, ...] = (".hea", ".dat")
 
     def __init__(self, settings: ArchiveSettings) -> None:
         if not settings.path:
@@ -78,7 +81,7 @@ class Archive:
         """Fingerprint the index, and size and time of the files that it names."""
         stats = []
         for path in index["path"].to_pylist():
-            for suffix in (".hea", ".dat"):
+            for suffix in self.suffixes:
                 try:
                     found = os.stat(f"{self.root / path}{suffix}")
                     stats.append((found.st_size, found.st_mtime_ns))
@@ -90,7 +93,11 @@ class Archive:
         """Read the record that an index row names; see `wfdb_reader.read_record`."""
         if not row["path"]:
             raise RecordError("missing_file", "the archive's index names no file for it")
+        # By its letters alone: a folder inside the archive may be a link to another disk.
+        if os.path.isabs(row["path"]) or os.path.normpath(row["path"]).startswith(".."):
+            raise RecordError("outside_archive", f"the archive's index names {row['path']!r}")
         return read_record(self.root / row["path"], checks)
 
     def __reduce__(self) -> tuple[type[Archive], tuple[ArchiveSettings]]:
-        return type(self), (self.settings,)
+        # A worker may have another current folder.
+        return type(self), (dataclasses.replace(self.settings, path=str(self.root)),)

@@ -84,6 +84,7 @@ class MitBih(Archive):
     """
 
     landmark = "*.atr"
+    suffixes = (".hea", ".dat", ".atr")
     official_split: ClassVar = {"by": "record_id", "train": DS1, "validation": DS1, "test": DS2}
 
     def index(self) -> pa.Table:
@@ -127,10 +128,13 @@ def read_beats(path: Path, n_times: int) -> tuple[np.ndarray, tuple[str, ...]]:
 
     try:
         found = wfdb.rdann(str(path), "atr")
+        closed = Path(f"{path}.atr").read_bytes().endswith(b"\0\0")
     except Exception as error:  # whatever the library raises on damaged bytes, it is this record's
         raise RecordError(
             "bad_annotation", f"{path}.atr: cannot be read ({type(error).__name__}: {error})"
         ) from None
+    if not closed:  # `wfdb` takes what there is of a file that was cut short
+        raise RecordError("bad_annotation", f"{path}.atr: expected a zero word at its end")
     beat = np.array([symbol in BEAT_SYMBOLS for symbol in found.symbol], dtype=bool)
     times = np.asarray(found.sample, dtype=np.int64)[beat]
     if len(times) and (times.min() < 0 or times.max() >= n_times):

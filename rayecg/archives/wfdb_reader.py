@@ -16,16 +16,14 @@ import numpy as np
 
 from rayecg.archives.wfdb_header import Header, SignalSpec, read_header
 from rayecg.core.errors import RecordError
-from rayecg.core.record import Record, invalid_value
+from rayecg.core.record import MAX_SAMPLES, Record, invalid_value
 from rayecg.signal.leads import standard_name, standard_order
 
 Checks = Literal["error", "flag", "off"]
 
-#: Limit on leads x times of one record: 12 leads at 1000 Hz for 24 h are 1.04e9.
-MAX_SAMPLES = 1_100_000_000
-
 #: Bits read directly; `wfdb` reads the rest.
 _DIRECT = {16, 212}
+_MAX_BASELINE = 2**31 - 1  # header(5) knows no wider samples, and shards hold it in 32 bits
 _THROUGH_WFDB = {8, 24, 32, 61, 80, 160, 310, 311, 508, 516, 524}
 
 
@@ -55,9 +53,7 @@ def read_record(path: str | Path, checks: Checks = "error") -> Record:
     header = read_header(path)
     if header.n_segments > 1 or not header.signals:
         raise RecordError("unsupported_format", f"{path}.hea: multi-segment records are not read")
-    claimed = (header.n_times or 0) * len(header.signals)
-    if claimed > MAX_SAMPLES:
-        raise RecordError("too_large", f"{path}.hea: claims {claimed} samples, over {MAX_SAMPLES}")
+    _refuse_too_many((header.n_times or 0) * len(header.signals), f"{path}.hea")
     flags: list[str] = []
     specs = header.signals
     if all(_is_direct(spec) for spec in specs):
@@ -72,6 +68,8 @@ def read_record(path: str | Path, checks: Checks = "error") -> Record:
             flags.append(f"default_gain:{name}")
     if not np.isfinite([spec.gain for spec in specs]).all() or any(s.gain == 0 for s in specs):
         raise RecordError("bad_header", f"{path}.hea: a gain is not a usable number")
+    if any(abs(spec.baseline) > _MAX_BASELINE for spec in specs):
+        raise RecordError("bad_header", f"{path}.hea: a baseline is over {_MAX_BASELINE}")
     digital_LT = np.ascontiguousarray(digital_LT[order])
     invalid_LT = digital_LT == invalid_value(digital_LT.dtype)
     low_L, high_L = digital_LT.min(axis=1), digital_LT.max(axis=1)
@@ -90,6 +88,11 @@ def read_record(path: str | Path, checks: Checks = "error") -> Record:
         leads=leads,
         flags=tuple(flags),
     )
+
+
+def _refuse_too_many(n_samples: int, file: str | Path) -> None:
+    if n_samples > MAX_SAMPLES:
+        raise RecordError("too_large", f"{file}: claims {n_samples} samples, over {MAX_SAMPLES}")
 
 
 def _is_direct(spec: SignalSpec) -> bool:
@@ -117,6 +120,10 @@ def _read_direct(path: Path, header: Header, checks: Checks, flags: list[str]) -
         while stop < len(specs) and specs[stop].file == specs[start].file:
             stop += 1
         group = specs[start:stop]
+        if any(spec.file == group[0].file for spec in specs[stop:]):
+            raise RecordError(
+                "bad_header", f"{path}.hea: the signals of {group[0].file} do not stand together"
+            )
         if len({(spec.format, spec.offset) for spec in group}) > 1:
             raise RecordError(
                 "bad_header", f"{path}.hea: {group[0].file} is given several formats or offsets"
@@ -136,15 +143,15 @@ def _read_direct(path: Path, header: Header, checks: Checks, flags: list[str]) -
 
 def _read_file(file: Path, group: Sequence[SignalSpec], n_times: int | None) -> np.ndarray:
     n_leads, offset = len(group), group[0].offset
-    if file.is_symlink() and file.resolve().parent != file.parent.resolve():
-        raise RecordError("outside_archive", f"{file}: a link that leaves its folder")
+    _refuse_outside(file)
     try:
-        size = file.stat().st_size - offset
+        size = max(file.stat().st_size - offset, 0)
     except OSError as error:
         raise RecordError("missing_file", f"{file}: {error.strerror}") from None
     if n_times is None:  # a header without a length: the file's size tells
         n_times = (size // 2 if group[0].format == 16 else size * 2 // 3) // n_leads
     n_samples = n_leads * n_times
+    _refuse_too_many(n_samples, file)
     expected = n_samples * 2 if group[0].format == 16 else (n_samples * 3 + 1) // 2
     if size < expected or not n_samples:
         raise RecordError(
@@ -159,6 +166,11 @@ def _read_file(file: Path, group: Sequence[SignalSpec], n_times: int | None) -> 
         raise RecordError("truncated_signal", f"{file}: expected {expected} bytes, read {len(raw)}")
     samples_S = raw.view("<i2") if group[0].format == 16 else _decode_212(raw, n_samples)
     return np.ascontiguousarray(samples_S.reshape(n_times, n_leads).T)
+
+
+def _refuse_outside(file: Path) -> None:
+    if file.is_symlink() and file.resolve().parent != file.parent.resolve():
+        raise RecordError("outside_archive", f"{file}: a link that leaves its folder")
 
 
 def _decode_212(raw: np.ndarray, n_samples: int) -> np.ndarray:
@@ -201,6 +213,7 @@ def _read_through_wfdb(path: Path, header: Header, checks: Checks, flags: list[s
     if unknown:
         raise RecordError("unsupported_format", f"{path}.hea: unknown format {sorted(unknown)}")
     for spec in header.signals:
+        _refuse_outside(path.parent / spec.file)
         if not (path.parent / spec.file).is_file():
             raise RecordError("missing_file", f"{path.parent / spec.file}: No such file")
     try:
@@ -214,7 +227,9 @@ def _read_through_wfdb(path: Path, header: Header, checks: Checks, flags: list[s
         np.int32 if {24, 32, 61, 80, 160, 524} & {s.format for s in header.signals} else np.int16
     )
     raw_LT = np.ascontiguousarray(digital_LT.astype(np.int64))
-    if checks != "off" and all(spec.samples_per_frame == 1 for spec in header.signals):
+    # Of averaged frames and of leads moved by a skew, the sums are not those of the file.
+    as_stored = all(spec.samples_per_frame == 1 and spec.skew == 0 for spec in header.signals)
+    if checks != "off" and as_stored:
         _verify(raw_LT, header.signals, path, checks, flags)
     info = np.iinfo(widest)
     stored_LT = np.clip(raw_LT, info.min + 1, info.max).astype(widest)

@@ -73,12 +73,26 @@ class Evidence:
 
     @cached_property
     def cards(self) -> dict[str, dict[str, Any] | None]:
-        """The checkpoint card of each run that trained to its end; None if it has none."""
+        """The checkpoint card of each run that trained to its end; None if it has none.
+
+        `runs.json` lists the runs of the experiment; others are left from earlier ones.
+        """
+        listed = self.work / "runs.json"
+        own = set(read_json(listed)) if listed.exists() else None
         found = {}
         for file in sorted((self.work / "train").glob("*/run.json")):
-            if read_json(file).get("status") == "ok":
+            mine = own is None or file.parent.name in own
+            if mine and read_json(file).get("status") == "ok":
                 found[file.parent.name] = _json(file.parent / "checkpoint" / "card.json")
         return found
+
+    def validated(self, run: str) -> set[tuple[str, int]] | None:
+        """Give record and offset of the examples that a run was validated on."""
+        file = self.work / "train" / run / "validation.parquet"
+        if not file.exists():
+            return None
+        table = read_table(file, columns=["record_id", "offset"])
+        return set(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -8,8 +8,8 @@ from typing import Any
 from rayecg.audit.evidence import Evidence
 from rayecg.audit.findings import Outcome, not_checked, passed, rule, violated
 
-#: Says of a card what is wrong with it: a text, or None.
-Look = Callable[[dict[str, Any]], str | None]
+#: Says of a run and its card what is wrong with it: a text, or None.
+Look = Callable[[str, dict[str, Any]], str | None]
 
 
 def each_card(evidence: Evidence, look: Look, fine: str) -> Iterator[Outcome]:
@@ -25,7 +25,7 @@ def each_card(evidence: Evidence, look: Look, fine: str) -> Iterator[Outcome]:
     silent = []
     for run, card in evidence.cards.items():
         try:
-            text = None if card is None else look(card)
+            text = None if card is None else look(run, card)
         except (KeyError, TypeError):  # the card does not say
             card = None
         if card is None:
@@ -50,30 +50,34 @@ def each_card(evidence: Evidence, look: Look, fine: str) -> Iterator[Outcome]:
     severity="invalidates",
     rationale="A threshold that was chosen on the test data fits its accidents. F1 and every other "
     "figure that rests on decisions is then a best case, and so is calibration.",
-    source="operating_point of each checkpoint's card, against the number of validation examples; "
-    "Kapoor and Narayanan 2023, Patterns 4(9):100804",
+    source="operating_point of each checkpoint's card, against the validation examples and each "
+    "run's validation.parquet; Kapoor and Narayanan 2023, Patterns 4(9):100804",
 )
 def threshold_on_test(evidence: Evidence) -> Iterator[Outcome]:
-    """Compare each operating point with the validation split and its size."""
+    """Compare each operating point with the validation split, its size and its examples."""
     examples = evidence.examples
-    expected = None if examples is None else int((examples["split"] == "validation").sum())
+    if examples is None:
+        runs = [f"run:{run}" for run in evidence.cards]
+        yield not_checked("examples.parquet is not there", runs or ("test",))
+        return
+    own = examples[examples["split"] == "validation"]
+    expected = set(zip(own["record_id"], own["offset"], strict=True))
 
-    def look(card: dict[str, Any]) -> str | None:
+    def look(run: str, card: dict[str, Any]) -> str | None:
         point = card["operating_point"]
         split, n = point["split"], point["n_examples"]
         if split != "validation":
             return f"chosen on {split} ({n} examples)"
-        if expected is not None and n != expected:
-            return f"chosen on {n} examples, the validation split has {expected}"
+        # Examples whose record cannot be prepared drop out, so the run's own list decides.
+        used = evidence.validated(run)
+        if used is not None and not used <= expected:
+            return f"{len(used - expected)} of the examples it validated on are not of that split"
+        n_expected = len(expected if used is None else used)
+        if n != n_expected:
+            return f"chosen on {n} examples, its validation data are {n_expected}"
         return None
 
-    if expected is None and evidence.cards:
-        for outcome in each_card(evidence, look, ""):
-            if outcome.verdict != "passed":
-                yield outcome
-        yield not_checked("the number of validation examples: examples.parquet is not there")
-        return
-    yield from each_card(evidence, look, f"chosen on the {expected} validation examples")
+    yield from each_card(evidence, look, f"chosen among the {len(expected)} validation examples")
 
 
 @rule(
@@ -87,7 +91,7 @@ def threshold_on_test(evidence: Evidence) -> Iterator[Outcome]:
 def selection_on_test(evidence: Evidence) -> Iterator[Outcome]:
     """Read where each run's best epoch was found."""
 
-    def look(card: dict[str, Any]) -> str | None:
+    def look(_: str, card: dict[str, Any]) -> str | None:
         selection = card["training"]["selection"]
         if selection is None or selection["split"] == "validation":
             return None
@@ -108,7 +112,7 @@ def selection_on_test(evidence: Evidence) -> Iterator[Outcome]:
 def fit_outside_training(evidence: Evidence) -> Iterator[Outcome]:
     """Read where each run's class weights come from."""
 
-    def look(card: dict[str, Any]) -> str | None:
+    def look(_: str, card: dict[str, Any]) -> str | None:
         weights = card["training"]["class_weights"]
         if weights is None or weights["split"] == "train":
             return None

@@ -44,10 +44,22 @@ def run_job(main: Callable[[], int]) -> NoReturn:
         status = 130
     except BrokenPipeError:
         status = FAILED
-    except Exception:
-        traceback.print_exc()
-        status = FAILED
+    except Exception as error:
+        own = _own_error(error)
+        if own is None:
+            traceback.print_exc()
+        status = FAILED if own is None else _say(prog, own, FAILED)
     sys.exit(status)
+
+
+def _own_error(error: BaseException | None) -> RayecgError | None:
+    """Find the error of ours that Ray wrapped on its way back from a worker."""
+    while error is not None:
+        inner = getattr(error, "cause", None) or error.__cause__ or error.__context__
+        if isinstance(inner, RayecgError):
+            return inner
+        error = inner if isinstance(inner, BaseException) else None
+    return None
 
 
 def _say(prog: str, error: Exception, status: int) -> int:

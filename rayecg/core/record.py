@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+#: Limit on leads x times of one record: 12 leads at 1000 Hz for 24 h are 1.04e9.
+MAX_SAMPLES = 1_100_000_000
+
 
 def invalid_value(dtype: np.dtype) -> int:
     """Give the sentinel that marks an invalid sample: the smallest value of the type."""

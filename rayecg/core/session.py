@@ -120,7 +120,13 @@ def _local_ray(settings: RaySettings) -> Iterator[None]:
     import ray
 
     folder = _private_folder()
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / _TOKEN)}
+    token = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / _TOKEN),
+        # Ray warns at four times this many processes, by default as many as cores: on two cores a
+        # queue, two trainers and their workers already are eight.
+        "RAY_worker_maximum_startup_concurrency": "8",
+    }
     with _environment(token, unset="RAY_AUTH_TOKEN"):  # which would be preferred to the file
         _reload_authentication()
         try:

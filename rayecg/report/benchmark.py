@@ -50,13 +50,13 @@ class Outputs:
     n_missing: int
 
     @property
-    def decided_N(self) -> np.ndarray:
+    def decided(self) -> np.ndarray:
         """Whether an example has decisions."""
         return ~np.isnan(self.decisions_NC).any(axis=1)
 
     def metrics(self) -> dict[str, float]:
         """Evaluate: probabilities on all scored examples, decisions where there are any."""
-        decided_N = self.decided_N
+        decided_N = self.decided
         filled_NC = np.where(decided_N[:, None], self.decisions_NC, 0)
         found = evaluate(self.targets_NC, self.probabilities_NC, filled_NC, self.labels)
         if not decided_N.all():
@@ -75,18 +75,20 @@ class Benchmark:
 
     Parameters
     ----------
-    out
-        Holds `experiment.yaml`, `work/` and, after an audit, `findings.json`.
+    source
+        Holds `experiment.yaml` and `work/`.
+    findings
+        The audit's `findings.json`, which may lie elsewhere.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out = Path(out)
-        self.work = self.out / "work"
+    def __init__(self, source: Path, findings: Path) -> None:
+        self.source, self.findings_file = Path(source), Path(findings)
+        self.work = self.source / "work"
 
     @cached_property
     def experiment_text(self) -> str:
         """The settings as they were written down."""
-        file = self.out / "experiment.yaml"
+        file = self.source / "experiment.yaml"
         return file.read_text(encoding="utf-8") if file.exists() else ""
 
     @cached_property
@@ -134,19 +136,26 @@ class Benchmark:
     @cached_property
     def findings(self) -> list[dict[str, Any]] | None:
         """The audit's findings; None without an audit."""
-        file = self.out / "findings.json"
-        return read_json(file) if file.exists() else None
+        return read_json(self.findings_file) if self.findings_file.exists() else None
 
     @cached_property
     def run_files(self) -> dict[str, dict[str, Any]]:
-        """What each run's `run.json` says, in the order of their names."""
+        """What each run's `run.json` says, in the order of their names.
+
+        `runs.json` lists the runs of the experiment; others are left from earlier ones.
+        """
+        listed = self.work / "runs.json"
+        own = set(read_json(listed)) if listed.exists() else None
         files = sorted((self.work / "train").glob("*/run.json"))
-        return {file.parent.name: read_json(file) for file in files}
+        named = {file.parent.name: file for file in files}
+        return {run: read_json(f) for run, f in named.items() if own is None or run in own}
 
     @cached_property
     def cards(self) -> dict[str, dict[str, Any]]:
         """The checkpoint cards of the runs that have one."""
-        files = {run: self.work / "train" / run / "checkpoint" / "card.json" for run in self.run_files}
+        files = {
+            run: self.work / "train" / run / "checkpoint" / "card.json" for run in self.run_files
+        }
         return {run: read_json(file) for run, file in files.items() if file.exists()}
 
     @cached_property

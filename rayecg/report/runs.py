@@ -40,7 +40,11 @@ def schema(labels: Sequence[str]) -> pa.Schema:
             *(pa.field(name, pa.int64()) for name in _COUNTS[1:]),
             pa.field("seconds", pa.float64()),
             pa.field("examples_per_s", pa.float64()),
-            *(pa.field(f"{part}_{m}", pa.float64()) for part in ("validation", "test") for m in metrics),
+            *(
+                pa.field(f"{part}_{m}", pa.float64())
+                for part in ("validation", "test")
+                for m in metrics
+            ),
         ]
     )
 
@@ -99,7 +103,7 @@ def _row(benchmark: Benchmark, run: str, said: Mapping[str, Any]) -> dict[str, A
         "n_test": outputs.n_examples,
         "n_test_missing": outputs.n_missing,
         "n_test_scored": len(outputs.targets_NC),
-        "n_test_abstained": int((~outputs.decided_N).sum()),
+        "n_test_abstained": int((~outputs.decided).sum()),
     }
     return row | {f"test_{name}": value for name, value in outputs.metrics().items()}
 

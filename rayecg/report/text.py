@@ -11,7 +11,7 @@ import numpy as np
 SYNTHETIC_LABEL = "synthetic data: not evidence of clinical worth"
 
 #: What a figure looks like that cannot be computed.
-NOTHING = "–"
+NOTHING = "\N{EN DASH}"
 NOTHING_NOTE = (
     f"“{NOTHING}” marks what cannot be computed: a label without a positive example (or, for AUROC, "
     "without a negative one), a spread over a single seed, a run that failed. Macro averages leave "
@@ -59,7 +59,9 @@ def mean_and_spread(mean: float, sd: float, digits: int = 3) -> str:
 
 def interval(low: float, high: float, digits: int = 3) -> str:
     """Write the smallest and the largest of several values."""
-    return NOTHING if not np.isfinite(low) else f"{number(low, digits)}–{number(high, digits)}"
+    return (
+        NOTHING if not np.isfinite(low) else f"{number(low, digits)}{NOTHING}{number(high, digits)}"
+    )
 
 
 def some(n: int, one: str, many: str | None = None) -> str:

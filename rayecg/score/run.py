@@ -256,7 +256,8 @@ def window_table(chunk: list[Item], prediction: Prediction, unit: str) -> pa.Tab
     columns = _outputs(prediction.labels, prediction.windows)
     schema = pa.schema([*WINDOW_COLUMNS, *label_fields(prediction.labels)])
     offsets = pa.array(prediction.window_offset, type=pa.int64())
-    table = pa.Table.from_arrays([pa.array(record_ids, pa.string()), offsets, *columns], schema)
+    arrays = [pa.array(record_ids, pa.string()), offsets, *columns]
+    table = pa.Table.from_arrays(arrays, schema=schema)
     if unit == "beat":
         return table
     n_windows = Counter(owner_W.tolist())

@@ -31,7 +31,7 @@ from rayecg.core.settings import to_tree
 from rayecg.core.shard_format import QUARANTINE_SCHEMA, Layout, index_table, shard_table
 from rayecg.core.units import Units
 from rayecg.core.versions import code_fingerprint, versions
-from rayecg.signal.prepare import resample
+from rayecg.signal.prepare import bridge, resample
 
 #: Rooms whose code decides what a shard holds.
 ROOMS = ("archives", "core", "shards", "signal")
@@ -176,18 +176,20 @@ def resample_record(record: Record, fs: int) -> Record:
     """Resample a record, its values rounded back to its own ADC units.
 
     The error of the rounding is at most half a unit (0.5 / gain mV). Values that leave the type are
-    held at its ends and flagged; the neighbourhood of an invalid sample stays invalid.
+    held at its ends and flagged, as is a rate that was lower; the neighbourhood of an invalid sample
+    stays invalid.
     """
     if record.fs == fs:
         return record
     dtype = record.digital_LT.dtype
     limits = np.iinfo(dtype)
     invalid_LT = record.digital_LT == invalid_value(dtype)
-    values_LT = record.digital_LT.astype(np.float32)
+    values_LT = record.digital_LT.astype(np.float64)  # which holds every int32
     flags = list(record.flags)
+    if record.fs < fs:
+        flags.append(f"up_sampled:{record.fs:g}")
     if invalid_LT.any():
-        middle_L1 = np.asarray(record.baseline_L, dtype=np.float32)[:, None]
-        values_LT = np.where(invalid_LT, middle_L1, values_LT)
+        values_LT = bridge(values_LT, invalid_LT)
     out_LT = np.round(resample(values_LT, record.fs, fs))
     if out_LT.max() > limits.max or out_LT.min() <= limits.min:
         flags.append("out_of_range")

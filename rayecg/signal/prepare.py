@@ -14,6 +14,7 @@ from scipy import signal
 
 from rayecg.core.errors import RecordError
 from rayecg.core.experiment import InputSettings
+from rayecg.core.record import MAX_SAMPLES
 
 #: Above this share of invalid samples in the leads that are read, a record is degraded.
 MAX_INVALID = 0.2
@@ -70,8 +71,13 @@ def prepare(
     ------
     RecordError
         `missing_leads` if the record has none of the wanted leads, `all_invalid` if those it has
-        hold no valid sample.
+        hold no valid sample, `too_large` if its rate is far below the wanted one.
+    ValueError
+        If the array is not leads by times.
     """
+    if np.ndim(signal_LT) != 2 or len(signal_LT) != len(leads):
+        shape = np.shape(signal_LT)
+        raise ValueError(f"expected an array of {len(leads)} leads by times, came shape {shape}")
     limits = []
     position = {lead: i for i, lead in enumerate(leads)}
     present = [lead for lead in settings.leads if lead in position]
@@ -90,7 +96,7 @@ def prepare(
     if invalid_LT.any():
         if invalid_LT.mean() > MAX_INVALID:
             limits.append(f"invalid_samples:{invalid_LT.mean():.2f}")
-        own_LT = _bridge(own_LT, invalid_LT)
+        own_LT = bridge(own_LT, invalid_LT)
     if settings.bandpass_hz is not None:
         own_LT = _bandpass(own_LT, fs, settings.bandpass_hz)
     if fs < settings.fs:
@@ -124,15 +130,26 @@ def prepare(
 def resample(signal_LT: np.ndarray, fs: float, to_fs: float) -> np.ndarray:
     """Resample by a polyphase anti-aliasing filter (`scipy.signal.resample_poly`), rates in Hz.
 
-    The ends are held at their own value, so that an offset does not ring.
+    The ends are held at their own value, so that an offset does not ring. The result has the type of
+    the signal, float32 or float64.
+
+    Raises
+    ------
+    RecordError
+        `too_large`, if a rate that is far too low makes more samples than a record may have.
     """
     if fs == to_fs:
-        return np.asarray(signal_LT, dtype=np.float32)
+        return signal_LT
+    n_samples = round(signal_LT.size * to_fs / fs)
+    if n_samples > MAX_SAMPLES:
+        raise RecordError(
+            "too_large",
+            f"{fs:g} Hz to {to_fs:g} Hz would make {n_samples} samples, over {MAX_SAMPLES}",
+        )
     ratio = Fraction(to_fs / fs).limit_denominator(1000)
-    out_LT = signal.resample_poly(
+    return signal.resample_poly(
         signal_LT, ratio.numerator, ratio.denominator, axis=1, padtype="edge"
     )
-    return out_LT.astype(np.float32)
 
 
 def _bandpass(signal_LT: np.ndarray, fs: float, band: tuple[float, float]) -> np.ndarray:
@@ -144,8 +161,11 @@ def _bandpass(signal_LT: np.ndarray, fs: float, band: tuple[float, float]) -> np
     return filtered_LT.astype(np.float32)
 
 
-def _bridge(signal_LT: np.ndarray, invalid_LT: np.ndarray) -> np.ndarray:
-    """Draw straight lines over invalid samples: a step to 0 would ring in every filter."""
+def bridge(signal_LT: np.ndarray, invalid_LT: np.ndarray) -> np.ndarray:
+    """Draw straight lines over invalid samples: a step to 0 would ring in every filter.
+
+    At the ends the nearest valid sample is held; a lead without any becomes 0.
+    """
     bridged_LT = signal_LT.copy()
     times_T = np.arange(signal_LT.shape[1])
     for lead_T, invalid_T in zip(bridged_LT, invalid_LT, strict=True):
