@@ -16,7 +16,6 @@ ERROR_CODES = {
     "bad_annotation": "the annotation file cannot be read or does not fit the signal",
     "missing_leads": "none of the leads that the checkpoint reads is in the record",
     "no_beats": "a beat-wise checkpoint was given a record without beat positions",
-    "low_rate": "the sampling rate is below the one the checkpoint reads",
     "all_invalid": "no lead has a single valid sample",
     "not_finite": "the model gave a value that is not finite",
     "internal_error": "an error of the program itself, with its text",

@@ -205,8 +205,8 @@ class Experiment:
     input: InputSettings = field(default_factory=InputSettings)
     architectures: tuple[ArchitectureSettings, ...] = (
         ArchitectureSettings("simple_cnn1d"),
-        ArchitectureSettings("resnet1d_wang"),
-        ArchitectureSettings("inception1d"),
+        ArchitectureSettings("xresnet1d18"),
+        ArchitectureSettings("xresnet1d50"),
     )
     seeds: tuple[int, ...] = (0, 1)
     train: TrainSettings = field(default_factory=TrainSettings)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rayecg.core.errors import DataError
+from rayecg.core.errors import DataError, RecordError
 from rayecg.core.record import Record
 
 #: What an archive's index says of a record, in every shard, quarantine and prediction table.
@@ -54,6 +54,8 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 
 SIGNAL = "signal"
+#: Of one record's samples: Arrow counts the bits of a fixed-size value in 32 bits.
+MAX_BYTES = 2**28 - 1
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,19 @@ class Layout:
 
     @classmethod
     def of(cls, record: Record) -> Layout:
-        """Give a record's layout."""
+        """Give a record's layout.
+
+        Raises
+        ------
+        RecordError
+            `too_large`, if its samples are more than a shard can hold.
+        """
         digital_LT = record.digital_LT
+        if digital_LT.nbytes > MAX_BYTES:
+            raise RecordError(
+                "too_large",
+                f"expected up to {MAX_BYTES} bytes of samples, came {digital_LT.nbytes}",
+            )
         return cls(record.leads, float(record.fs), digital_LT.shape[1], digital_LT.dtype.name)
 
     def field(self) -> pa.Field:

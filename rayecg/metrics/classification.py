@@ -76,8 +76,12 @@ def max_f1_threshold(targets_N: np.ndarray, scores_N: np.ndarray) -> float:
     thresholds, true_positive, false_positive = _cumulative(targets_N, scores_N)
     scores = 2 * true_positive / (true_positive + false_positive + n_positive)
     best = int(np.argmax(scores))
-    below = thresholds[best + 1] if best + 1 < len(thresholds) else 0.0
-    return float((float(thresholds[best]) + float(below)) / 2)
+    lowest = float(thresholds[best])
+    refused = float(thresholds[best + 1]) if best + 1 < len(thresholds) else 0.0
+    halfway = (lowest + refused) / 2
+    return (
+        halfway if halfway > refused else lowest
+    )  # neighbouring numbers have nothing between them
 
 
 def _macro(values: list[float]) -> float:

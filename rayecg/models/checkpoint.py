@@ -78,11 +78,11 @@ def load_checkpoint(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     weights = folder / WEIGHTS
     if not weights.exists():
         raise DataError(f"{weights}: expected the weights of the checkpoint, found nothing")
-    found = file_sha256(weights)
-    if found != card["weights_sha256"]:
+    expected, found = str(card.get("weights_sha256")), file_sha256(weights)
+    if found != expected:
         raise DataError(
-            f"{weights}: not the weights of its card (expected SHA-256 "
-            f"{card['weights_sha256'][:12]}…, came {found[:12]}…)"
+            f"{weights}: not the weights of its card (expected SHA-256 {expected[:12]}…, "
+            f"came {found[:12]}…)"
         )
     try:
         inputs = ModelInputs.of(input_settings(card))
@@ -92,7 +92,15 @@ def load_checkpoint(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
                 card["architecture"], inputs, len(card["task"]["labels"]), card["hyperparameters"]
             )
         model.load_state_dict(safetensors.torch.load_file(weights))
-    except (KeyError, RuntimeError, SettingsError, safetensors.SafetensorError) as error:
+    except KeyError as error:
+        raise DataError(f"{folder / CARD}: expected a field {error}") from None
+    except (
+        AttributeError,
+        RuntimeError,
+        SettingsError,
+        TypeError,
+        safetensors.SafetensorError,
+    ) as error:
         raise DataError(f"{folder}: cannot be loaded ({' '.join(str(error).split())})") from None
     return model.eval(), card
 

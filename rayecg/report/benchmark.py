@@ -108,6 +108,11 @@ class Benchmark:
         return tuple(self.task["labels"])
 
     @property
+    def title(self) -> str:
+        """The experiment's title, or its name."""
+        return str(self.experiment.get("title") or self.experiment.get("name") or "Benchmark")
+
+    @property
     def primary(self) -> str:
         """The metric that runs are chosen by."""
         return str(self.task["primary_metric"])
@@ -137,6 +142,12 @@ class Benchmark:
     def findings(self) -> list[dict[str, Any]] | None:
         """The audit's findings; None without an audit."""
         return read_json(self.findings_file) if self.findings_file.exists() else None
+
+    @cached_property
+    def looks(self) -> list[dict[str, Any]] | None:
+        """The ledger of evaluations on the test split."""
+        file = self.source / "ledger.json"
+        return read_json(file) if file.exists() else None
 
     @cached_property
     def run_files(self) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ def summary(runs: pd.DataFrame, benchmark: Benchmark) -> pd.DataFrame:
     rows = []
     for architecture, own in runs.groupby("architecture", sort=False):
         done = own[own["status"] == "ok"]
-        row = {
+        row: dict[str, Any] = {
             "architecture": architecture,
             "chosen": bool(own["chosen"].any()),
             "n_parameters": done["n_parameters"].max() if len(done) else None,
@@ -72,7 +73,7 @@ def per_class(
             continue
         for label in benchmark.labels:
             positives = _spread(done[f"test_n_positive_{label}"])
-            row = {
+            row: dict[str, Any] = {
                 "architecture": architecture,
                 "label": label,
                 "n_positive": int(positives["max"]) if np.isfinite(positives["max"]) else None,

@@ -8,6 +8,7 @@ have one. The rows and their order depend on the index alone, not on the number 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ from rayecg.core.units import Units
 from rayecg.core.versions import code_fingerprint, versions
 from rayecg.signal.prepare import bridge, resample
 
+#: A shard of long records is closed at this size, before the unit's number of records is reached: they
+#: must fit into memory, and Parquet counts the bytes of a page in 32 bits.
+MAX_FILE_BYTES = 2**28
 #: Rooms whose code decides what a shard holds.
 ROOMS = ("archives", "core", "shards", "signal")
 
@@ -134,30 +138,24 @@ class UnitWriter:
         """Write one unit; returns its ledger entry."""
         unit = item["unit"]
         groups: dict[Layout, tuple[list[dict[str, Any]], list[Record]]] = {}
-        refused = []
+        refused, part = [], itertools.count()
         for row in item["rows"]:
             try:
                 record = self.archive.read(row, self.settings.checks)
                 if self.settings.fs is not None:
                     record = resample_record(record, self.settings.fs)
+                layout = Layout.of(record)
             except Exception as error:  # a record that cannot be read is a row, whatever the reason
                 code, text = record_error(error)
                 refused.append({**row, "error_code": code, "error": text})
                 continue
-            rows, records = groups.setdefault(Layout.of(record), ([], []))
+            rows, records = groups.setdefault(layout, ([], []))
             rows.append({**row, "status": "ok"})
             records.append(record)
-        for part, (rows, records) in enumerate(groups.values()):
-            write_table(
-                self.units.file("records", f"{unit}-{part}"),
-                shard_table(rows, records),
-                compression=self.settings.compression,
-                compression_level=1 if self.settings.compression == "zstd" else None,
-                use_dictionary=False,
-                # Statistics of the samples are of no use and cost their size again.
-                write_statistics=["record_id", "patient_id", "strat_fold"],
-                row_group_size=64,
-            )
+            if len(records) * record.digital_LT.nbytes >= MAX_FILE_BYTES:
+                self._write(f"{unit}-{next(part):04d}", *groups.pop(layout))
+        for rows, records in groups.values():
+            self._write(f"{unit}-{next(part):04d}", rows, records)
         if refused:
             extra = list(QUARANTINE_SCHEMA)[-2:]
             table = index_table(refused, extra)
@@ -170,6 +168,18 @@ class UnitWriter:
         }
         self.units.finish(unit, entry)
         return entry
+
+    def _write(self, name: str, rows: list[dict[str, Any]], records: list[Record]) -> None:
+        write_table(
+            self.units.file("records", name),
+            shard_table(rows, records),
+            compression=self.settings.compression,
+            compression_level=1 if self.settings.compression == "zstd" else None,
+            use_dictionary=False,
+            # Statistics of the samples are of no use and cost their size again.
+            write_statistics=["record_id", "patient_id", "strat_fold"],
+            row_group_size=64,
+        )
 
 
 def resample_record(record: Record, fs: int) -> Record:
@@ -198,12 +208,14 @@ def resample_record(record: Record, fs: int) -> Record:
         share_LT = resample(invalid_LT.astype(np.float32), record.fs, fs)
         stored_LT[np.abs(share_LT) > 0.01] = limits.min
     beats = record.beat_times
+    if beats is not None:
+        beats = np.round(beats * (fs / record.fs)).astype(np.int64).clip(max=stored_LT.shape[1] - 1)
     return dataclasses.replace(
         record,
         digital_LT=stored_LT,
         fs=float(fs),
         flags=tuple(flags),
-        beat_times=None if beats is None else np.round(beats * (fs / record.fs)).astype(np.int64),
+        beat_times=beats,
     )
 
 

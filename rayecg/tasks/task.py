@@ -36,6 +36,15 @@ class Split:
     validation: tuple[Any, ...]
     test: tuple[Any, ...]
 
+    def __post_init__(self) -> None:
+        values = [*self.train, *self.validation, *self.test]
+        kind = int if self.by == "strat_fold" else str  # a number never equals a record's name
+        for value in values:
+            if type(value) is not kind:
+                raise ValueError(f"expected {self.by} as {kind.__name__}, came {value!r}")
+            if values.count(value) > 1:
+                raise ValueError(f"{self.by} {value!r} stands there twice")
+
     def of(self, row: Mapping[str, Any]) -> str:
         """Give the split of an index row: `train`, `validation`, `test` or `none`."""
         for split in SPLITS:

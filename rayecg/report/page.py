@@ -1,0 +1,198 @@
+"""The page: one HTML file that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from rayecg.report import layout
+from rayecg.report.layout import Table
+from rayecg.report.results import Results
+from rayecg.report.style import Plot
+from rayecg.report.text import (
+    NOTHING_NOTE,
+    SPREAD_NOTE,
+    SYNTHETIC_LABEL,
+    count,
+    metric_title,
+    number,
+    shorten_paths,
+    some,
+)
+
+
+def render_page(results: Results, plots: Mapping[str, tuple[Plot, bytes]]) -> str:
+    """Fill the page.
+
+    Parameters
+    ----------
+    results
+        Tables and the chosen run.
+    plots
+        Name to the plot and its PNG, in the order of the page.
+    """
+    benchmark = results.benchmark
+    room = resources.files("rayecg.report")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        (room / "page.html").read_text(encoding="utf-8")
+    )
+    return template.render(
+        title=benchmark.title,
+        # The style sheet is the project's own; nothing of the benchmark enters it.
+        css=Markup((room / "page.css").read_text(encoding="utf-8")),
+        task=benchmark.task,
+        unit=benchmark.unit,
+        primary=metric_title(benchmark.primary),
+        synthetic=benchmark.synthetic,
+        synthetic_label=SYNTHETIC_LABEL,
+        spread_note=SPREAD_NOTE,
+        nothing_note=NOTHING_NOTE,
+        verdict=results.verdict,
+        headline=headline(results),
+        summary=layout.summary_table(results),
+        per_class=layout.per_class_table(results),
+        archive=layout.archive_table(results),
+        quarantine=layout.quarantine_table(results),
+        population=layout.population_table(results),
+        left_out=layout.left_out_table(results),
+        runs=layout.runs_table(results),
+        failed=layout.failed_table(results),
+        findings=layout.findings_rows(results),
+        audit_counts=audit_counts(results),
+        looks=_looks(results),
+        plots=[_inlined(plot, data) for plot, data in plots.values()],
+        settings=shorten_paths(benchmark.experiment_text),
+        task_settings=yaml.safe_dump(benchmark.task, sort_keys=False, allow_unicode=True),
+        versions=_versions(results),
+    )
+
+
+def headline(results: Results) -> list[dict[str, str]]:
+    """Give what a reader should see first."""
+    benchmark, chosen = results.benchmark, results.chosen
+    metric = metric_title(benchmark.primary)
+    items = []
+    if chosen is None:
+        items.append({"name": "Chosen on validation", "value": "no run finished", "note": ""})
+    else:
+        validation = number(chosen[f"validation_{benchmark.primary}"])
+        items.append(
+            {
+                "name": "Chosen on validation",
+                "value": str(chosen["run"]),
+                "note": f"validation {metric} {validation}",
+            }
+        )
+        scored = (
+            "not scored"
+            if chosen["status"] != "ok"
+            else some(int(chosen["n_test_scored"]), f"test {benchmark.unit}")
+        )
+        items.append(
+            {
+                "name": f"Its test {metric}",
+                "value": number(chosen[f"test_{benchmark.primary}"]),
+                "note": scored,
+            }
+        )
+    n_failed = len(results.runs) - len(results.done)
+    items.append(
+        {
+            "name": "Runs with figures",
+            "value": f"{len(results.done)} of {len(results.runs)}",
+            "note": f"{n_failed} without, listed below" if n_failed else "none failed",
+        }
+    )
+    items.append(
+        {
+            "name": "Audit",
+            "value": results.verdict,
+            "note": audit_counts(results),
+        }
+    )
+    return items
+
+
+def audit_counts(results: Results) -> str:
+    """Count the rules by their verdict; a rule counts as its worst finding."""
+    worst: dict[str, str] = {}
+    order = ("passed", "not checked", "violated")
+    for finding in results.benchmark.findings or ():
+        now = worst.get(finding["rule_id"], "passed")
+        worst[finding["rule_id"]] = max(now, finding["verdict"], key=order.index)
+    if not worst:
+        return "no rule was checked"
+    found = Counter(worst.values())
+    parts = [f"{found[verdict]} {verdict}" for verdict in order if found[verdict]]
+    return f"{some(len(worst), 'rule')}: {', '.join(parts)}"
+
+
+def _looks(results: Results) -> str | None:
+    """Say how often the test split has been looked at, from the ledger that the pipeline keeps."""
+    looks = results.benchmark.looks
+    if looks is None:
+        return None
+    n = len({look["checkpoint_sha256"] for look in looks})
+    return (
+        f"The ledger of this output folder counts {some(n, 'checkpoint')} evaluated on the test split "
+        "so far. Each further look makes the best figure among them more flattering."
+    )
+
+
+def _versions(results: Results) -> Table:
+    """List what the shards and the chosen run were made with."""
+    benchmark = results.benchmark
+    shards: Mapping[str, str] = benchmark.shards.get("versions") or {}
+    cards = [card.get("versions") or {} for card in benchmark.cards.values()]
+    rows = []
+    for package in {**shards, **(cards[0] if cards else {})}:
+        trained = sorted({str(card.get(package, "")) for card in cards})
+        rows.append((package, str(shards.get(package, "")), ", ".join(filter(None, trained))))
+    return Table("Versions that the files state", ("package", "shards", "runs"), rows)
+
+
+def _inlined(plot: Plot, data: bytes) -> dict[str, Any]:
+    width, height = struct.unpack(">II", data[16:24])  # of the PNG's first chunk
+    return {
+        **{name: getattr(plot, name) for name in ("section", "title", "caption", "alt")},
+        "data": base64.b64encode(data).decode(),
+        "width": width,
+        "height": height,
+    }
+
+
+def terminal_text(results: Results) -> str:
+    """Give the table that a job prints at its end."""
+    from rayecg.report.text import plain_table
+
+    benchmark, table = results.benchmark, layout.summary_table(results)
+    keep = [0, 1, 2, 3, 4, len(table.columns) - 1]
+    rows = [[row[i] for i in keep] for row in table.rows]
+    parts = [f"{benchmark.title}: {benchmark.task['title']}"]
+    if benchmark.synthetic:
+        parts.append(SYNTHETIC_LABEL)
+    parts += ["", plain_table([table.columns[i] for i in keep], rows), SPREAD_NOTE, ""]
+    chosen, metric = results.chosen, metric_title(benchmark.primary)
+    if chosen is not None:
+        parts.append(
+            f"chosen on validation: {chosen['run']} (validation {metric} "
+            f"{number(chosen[f'validation_{benchmark.primary}'])}, test "
+            f"{number(chosen[f'test_{benchmark.primary}'])})"
+        )
+    for run, status, error in layout.failed_table(results).rows:
+        parts.append(f"{status}: {run}: {' '.join(error.split())[:160]}")
+    shards = benchmark.shards
+    parts.append(
+        f"records: {count(shards['n_input'])} in, {count(shards['n_ok'])} ok, "
+        f"{count(shards['n_degraded'])} degraded, {count(shards['n_quarantined'])} quarantined"
+    )
+    parts.append(f"audit: {results.verdict} ({audit_counts(results)})")
+    return "\n".join(parts)

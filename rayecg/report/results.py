@@ -1,0 +1,67 @@
+"""What tables, plots and page are made from: the benchmark with its runs evaluated."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from rayecg.report import tables
+from rayecg.report.benchmark import Benchmark, Outputs
+from rayecg.report.runs import collect_runs, verdict
+from rayecg.report.text import SYNTHETIC_LABEL
+
+
+class Results:
+    """Runs, tables and the chosen run of one benchmark.
+
+    Parameters
+    ----------
+    source
+        The benchmark's output folder.
+    findings
+        The audit's `findings.json`.
+    """
+
+    def __init__(self, source: Path, findings: Path) -> None:
+        self.benchmark = Benchmark(source, findings)
+        self.runs = collect_runs(self.benchmark)
+        self.summary = tables.summary(self.runs, self.benchmark)
+        self.per_class = tables.per_class(self.runs, self.benchmark, self.architectures)
+
+    @property
+    def architectures(self) -> list[str]:
+        """In the order of their validation figures; it also fixes their colours."""
+        return list(self.summary["architecture"]) if len(self.summary) else []
+
+    @property
+    def done(self) -> pd.DataFrame:
+        """The runs with test figures."""
+        return self.runs[self.runs["status"] == "ok"]
+
+    @cached_property
+    def chosen(self) -> pd.Series | None:
+        """The run with the best validation figure, if any finished."""
+        found = self.runs[self.runs["chosen"]]
+        return found.iloc[0] if len(found) else None
+
+    @cached_property
+    def chosen_outputs(self) -> Outputs | None:
+        """What the chosen run gave for the test examples."""
+        if self.chosen is None or self.chosen["status"] != "ok":
+            return None
+        return self.benchmark.outputs(self.chosen["run"])
+
+    @cached_property
+    def verdict(self) -> str:
+        """The audit's word on all figures together."""
+        return verdict(self.benchmark.findings, self.done["run"])
+
+    @property
+    def warning(self) -> str:
+        """What must stand on every figure: simulated data, violated rules."""
+        parts = [SYNTHETIC_LABEL] if self.benchmark.synthetic else []
+        if self.verdict.startswith("violated"):
+            parts.append(f"audit: {self.verdict}")
+        return "   |   ".join(parts)

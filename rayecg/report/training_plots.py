@@ -1,0 +1,59 @@
+"""Plots of how runs trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from rayecg.report.results import Results
+from rayecg.report.style import INK, PALE, Plot, colour, new_figure, tidy, whole_numbers
+from rayecg.report.text import metric_title, number
+
+
+def training_curves(results: Results) -> Iterator[Plot]:
+    """Draw loss and validation figure of every epoch, a panel for each architecture."""
+    benchmark = results.benchmark
+    curves = {run: benchmark.curves(run) for run in results.runs["run"]}
+    drawn = results.runs[[curves[run] is not None for run in results.runs["run"]]]
+    names = [a for a in results.architectures if (drawn["architecture"] == a).any()]
+    if not names:
+        return
+    for column, title, other in (
+        (f"validation_{benchmark.primary}", f"validation {metric_title(benchmark.primary)}", None),
+        ("loss", "loss", "validation_loss"),
+    ):
+        n_columns = min(len(names), 3)
+        n_rows = -(-len(names) // n_columns)
+        figure = new_figure(2.2 + 2.25 * n_columns, 0.7 + 2.0 * n_rows)
+        grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+        said = []
+        for k, axes in enumerate(grid.flat):
+            if k >= len(names):
+                axes.set_visible(False)
+                continue
+            tidy(axes, "epoch" if k // n_columns == n_rows - 1 else "")
+            if k % n_columns == 0:
+                axes.set_ylabel(title, fontsize=10, color=INK)
+            whole_numbers(axes)
+            axes.set_title(names[k], fontsize=10, color=INK, loc="left")
+            own = drawn[drawn["architecture"] == names[k]]
+            for run, best_epoch in zip(own["run"], own["best_epoch"], strict=True):
+                curve = curves[run]
+                assert curve is not None
+                axes.plot(curve["epoch"], curve[column], color=colour(k), lw=1.5, alpha=0.85)
+                if other is not None and other in curve:
+                    axes.plot(curve["epoch"], curve[other], color=PALE, lw=1.1, ls="--")
+                at = curve[curve["epoch"] == best_epoch] if pd.notna(best_epoch) else curve.iloc[:0]
+                axes.scatter(at["epoch"], at[column], color=colour(k), s=26, zorder=4)
+                said.append(f"{run} {number(float(curve[column].iloc[-1]))}")
+        lines = "Coloured: training loss; grey, dashed: validation loss. " if other else ""
+        yield Plot(
+            "training_loss" if other else "training_validation",
+            "training",
+            title[0].upper() + title[1:] + " during training",
+            f"{lines}One line per seed; dots mark the epoch whose weights were kept, chosen on "
+            "validation.",
+            f"{title} by epoch for each run; in the last epoch: {', '.join(said)}.",
+            figure,
+        )

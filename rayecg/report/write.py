@@ -1,0 +1,108 @@
+"""The report stage: tables, plots and the page of one benchmark, from its files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from rayecg.core.catalogue import look_up
+from rayecg.core.files import replacing_folder, write_table, write_text
+from rayecg.report import layout
+from rayecg.report.page import audit_counts, render_page, terminal_text
+from rayecg.report.results import Results
+from rayecg.report.runs import run_table
+from rayecg.report.style import Plot, png, stamp
+from rayecg.report.text import NOTHING_NOTE, SPREAD_NOTE, SYNTHETIC_LABEL, markdown_table
+
+#: Plots in the order of the page: `name -> "module:function"`, each from results to plots.
+PLOTS = {
+    "primary_metric": "rayecg.report.plots:primary_metric",
+    "per_class": "rayecg.report.plots:per_class",
+    "curves_of_chosen": "rayecg.report.plots:curves_of_chosen",
+    "confusion": "rayecg.report.plots:confusion",
+    "reliability": "rayecg.report.plots:reliability",
+    "training_curves": "rayecg.report.training_plots:training_curves",
+    "waveforms": "rayecg.report.waveforms:waveforms",
+}
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """What the report stage ends with: the table for the terminal, and the page."""
+
+    table: str
+    page: Path
+
+
+def report(source: Path, out: Path) -> ReportResult:
+    """Write a benchmark's report.
+
+    Parameters
+    ----------
+    source
+        The benchmark's output folder: `experiment.yaml` and `work/`.
+    out
+        Holds the audit's `findings.json`, and gets `runs.parquet`, `summary.csv`, `per_class.csv`,
+        `summary.md`, `plots/*.png` and, last, `index.html`. It can be `source` itself. The same
+        files give the same bytes.
+
+    Raises
+    ------
+    DataError
+        If what every report needs is missing: the task, the examples, the shards' manifest.
+    """
+    out = Path(out)
+    results = Results(Path(source), out / "findings.json")
+    plots = _draw(results)
+    write_table(out / "runs.parquet", run_table(results.runs, results.benchmark.labels))
+    _write_csv(out / "summary.csv", results.summary)
+    _write_csv(out / "per_class.csv", results.per_class)
+    write_text(out / "summary.md", markdown(results))
+    with replacing_folder(out / "plots") as folder:
+        for name, (_, data) in plots.items():
+            (folder / f"{name}.png").write_bytes(data)
+    page = out / "index.html"
+    write_text(page, render_page(results, plots))
+    return ReportResult(terminal_text(results), page)
+
+
+def _draw(results: Results) -> dict[str, tuple[Plot, bytes]]:
+    drawn = {}
+    for name in PLOTS:
+        function: Callable[[Results], Iterator[Plot]] = look_up(PLOTS, name, "plot")
+        for plot in function(results):
+            # Recordings are no figures: an audit's finding does not make them doubtful.
+            data_only = SYNTHETIC_LABEL if results.benchmark.synthetic else ""
+            stamp(plot.figure, data_only if plot.section == "data" else results.warning)
+            drawn[plot.name] = plot, png(plot.figure)
+    return drawn
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    write_text(path, table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
+
+
+def markdown(results: Results) -> str:
+    """Give the tables as Markdown."""
+    benchmark = results.benchmark
+    parts = [f"# {benchmark.title}\n", f"{benchmark.task['title']}.\n"]
+    if benchmark.synthetic:
+        parts.append(f"**{SYNTHETIC_LABEL[0].upper()}{SYNTHETIC_LABEL[1:]}.**\n")
+    if results.chosen is not None:
+        parts.append(f"Chosen on validation: {results.chosen['run']}.\n")
+    for table in (
+        layout.summary_table(results),
+        layout.per_class_table(results),
+        layout.failed_table(results),
+        layout.archive_table(results),
+        layout.population_table(results),
+    ):
+        if table.rows:
+            parts += [f"## {table.caption}\n", markdown_table(table.columns, table.rows)]
+            parts += [f"{note}\n" for note in table.notes]
+    parts += [f"{SPREAD_NOTE} {NOTHING_NOTE}\n"]
+    parts.append(f"Audit: {results.verdict} ({audit_counts(results)}).\n")
+    return "\n".join(parts)
