@@ -67,17 +67,17 @@ def threshold_on_test(evidence: Evidence) -> Iterator[Outcome]:
         point = card["operating_point"]
         split, n = point["split"], point["n_examples"]
         if split != "validation":
-            return f"chosen on {split} ({n} examples)"
+            return f"chosen on {split} ({n:,} examples)"
         # Examples whose record cannot be prepared drop out, so the run's own list decides.
         used = evidence.validated(run)
         if used is not None and not used <= expected:
             return f"{len(used - expected)} of the examples it validated on are not of that split"
         n_expected = len(expected if used is None else used)
         if n != n_expected:
-            return f"chosen on {n} examples, its validation data are {n_expected}"
+            return f"chosen on {n:,} examples, its validation data are {n_expected:,}"
         return None
 
-    yield from each_card(evidence, look, f"chosen among the {len(expected)} validation examples")
+    yield from each_card(evidence, look, f"chosen among the {len(expected):,} validation examples")
 
 
 @rule(

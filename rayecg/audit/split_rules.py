@@ -52,13 +52,13 @@ def _touched(sides: pd.DataFrame, pair: tuple[str, str], touched: pd.Series) -> 
 def _phrase(what: str, counts: dict[str, Any]) -> str:
     first, second = counts["sides"]
     return (
-        f"{what} in both {first} and {second}: {counts['n_examples']} of {counts['of']} "
+        f"{what} in both {first} and {second}: {counts['n_examples']:,} of {counts['of']:,} "
         f"{second} examples are touched"
     )
 
 
 def _some(n: int, one: str, many: str | None = None) -> str:
-    return f"{n} {one if n == 1 else many or one + 's'}"
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 @rule(

@@ -169,6 +169,13 @@ def per_class_table(results: Results) -> Table:
     )
 
 
+def _epoch_kept(row: pd.Series) -> str:
+    """Give the epoch whose weights were kept; files count from 0, readers from 1."""
+    if pd.isna(row["best_epoch"]) or pd.isna(row["epochs"]):
+        return NOTHING
+    return f"{row['best_epoch'] + 1} of {row['epochs']}"
+
+
 def runs_table(results: Results) -> Table:
     """Lay out every run."""
     primary = results.benchmark.primary
@@ -177,7 +184,7 @@ def runs_table(results: Results) -> Table:
             str(row["run"]),
             _count(row["seed"]),
             str(row["status"]),
-            f"{_count(row['best_epoch'])} of {_count(row['epochs'])}",
+            _epoch_kept(row),
             number(row[f"validation_{primary}"]),
             number(row[f"test_{primary}"]),
             _count(row["n_test_scored"]),
@@ -208,7 +215,6 @@ def runs_table(results: Results) -> Table:
         rows,
         _numeric(1, *range(3, 10)),
         chosen,
-        ("Epochs are counted from 0.",),
     )
 
 
@@ -238,6 +244,13 @@ def population_table(results: Results) -> Table:
     notes: tuple[str, ...] = (f"Split: {benchmark.task['split']['name']}.",)
     if benchmark.task["kind"] == "multilabel":
         notes += ("A recording can carry several labels, so these do not add up.",)
+    for split, row in counts.set_index("split").iterrows():
+        without = [label for label in benchmark.labels if not row[label]]
+        if without:
+            notes += (
+                f"The {split} split has no example of {', '.join(without)}: its macro averages leave "
+                "such labels out.",
+            )
     return Table(
         _caption(f"{benchmark.unit.capitalize()}s by split and label", benchmark),
         columns,
@@ -250,11 +263,13 @@ def population_table(results: Results) -> Table:
 def left_out_table(results: Results) -> Table:
     """Lay out what no figure rests on, and why."""
     benchmark = results.benchmark
+    by_beat = benchmark.task["unit"] == "beat"
+    keys = ("examples", "records") if by_beat else ("examples",)
     rows = [
-        (str(row["reason"]), count(float(row["examples"])), count(float(row["records"])))
+        (str(row["reason"]), *(count(float(row[key])) for key in keys))
         for _, row in tables.left_out(benchmark).iterrows()
     ]
-    columns = ("reason", f"{benchmark.unit}s", "of recordings")
+    columns = ("reason", "beats", "of recordings") if by_beat else ("reason", "recordings")
     caption = _caption("Left out of training and evaluation, and still scored", benchmark)
     return Table(caption, columns, rows, _numeric(1, 2))
 

@@ -91,6 +91,7 @@ def headline(results: Results) -> list[dict[str, str]]:
                 "note": f"validation {metric} {validation}",
             }
         )
+        own = str(chosen["verdict"])
         scored = (
             "not scored"
             if chosen["status"] != "ok"
@@ -100,7 +101,7 @@ def headline(results: Results) -> list[dict[str, str]]:
             {
                 "name": f"Its test {metric}",
                 "value": number(chosen[f"test_{benchmark.primary}"]),
-                "note": scored,
+                "note": scored + (f"; audit: {own}" if own != "passed" else ""),
             }
         )
     n_failed = len(results.runs) - len(results.done)

@@ -10,12 +10,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from rayecg.report.results import Results
 from rayecg.report.style import INK, PALE, Plot, colour, dash, legend, new_figure, tidy
 from rayecg.report.text import NOTHING, mean_and_spread, metric_title, number
 
 BLUES = LinearSegmentedColormap.from_list("blues", ["#f4f8fb", "#7fb3d5", "#12507b"])
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _names(names: Sequence[str], longest: int = 24) -> list[str]:
@@ -83,7 +88,7 @@ def primary_metric(results: Results) -> Iterator[Plot]:
     yield Plot(
         "primary_metric",
         "results",
-        f"{metric_title(primary)} on the test split",
+        f"{_capital(metric_title(primary))} on the test split",
         "Each dot is one run; the bar marks the mean over seeds, the band reaches from the lowest to "
         "the highest. Hollow diamonds are the same runs on validation. Ordered by validation.",
         f"Test {metric_title(primary)}, mean ± standard deviation over seeds: {'; '.join(said)}.",
@@ -121,12 +126,18 @@ def per_class(results: Results) -> Iterator[Plot]:
     ]
     yield Plot(
         "per_class_auroc",
-        "labels",
+        "classes",
         "AUROC of each label on the test split",
         "Means over seeds, with the number of positive test examples. Darker is higher.",
         f"Test AUROC by architecture and label. {'; '.join(said)}.",
         figure,
     )
+
+
+def luminance(colour: Sequence[float]) -> float:
+    """Give the relative luminance of an RGB colour (WCAG 2.2)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
 def _shades(axes: Any, values: np.ndarray, texts: list[list[str]], low: float) -> None:
@@ -135,8 +146,9 @@ def _shades(axes: Any, values: np.ndarray, texts: list[list[str]], low: float) -
     n_rows, n_columns = values.shape
     for i in range(n_rows):
         for j in range(n_columns):
-            dark = np.isfinite(values[i, j]) and (values[i, j] - low) / (1 - low) > 0.55
-            ink = "white" if dark else INK
+            shade = BLUES((values[i, j] - low) / (1 - low)) if np.isfinite(values[i, j]) else None
+            # The luminance at which black and white letters stand out alike (WCAG 2).
+            ink = INK if shade is None or luminance(shade) > 0.18 else "white"
             axes.text(j, i, texts[i][j], ha="center", va="center", fontsize=9, color=ink)
     axes.set_xticks(np.arange(1, n_columns) - 0.5, minor=True)
     axes.set_yticks(np.arange(1, n_rows) - 0.5, minor=True)
@@ -151,7 +163,7 @@ def curves_of_chosen(results: Results) -> Iterator[Plot]:
     outputs, chosen = results.chosen_outputs, results.chosen
     if outputs is None or chosen is None or not len(outputs.targets_NC):
         return
-    roc, pr = new_figure(5.2, 4.9), new_figure(5.2, 4.9)
+    roc, pr = new_figure(5.2, 5.3), new_figure(5.2, 5.3)
     roc_axes = tidy(roc.add_subplot(), "1 - specificity", "sensitivity")
     pr_axes = tidy(pr.add_subplot(), "sensitivity (recall)", "PPV (precision)")
     roc_axes.plot([0, 1], [0, 1], color="#9aa5b1", lw=1, ls=(0, (4, 3)))
@@ -192,8 +204,10 @@ def curves_of_chosen(results: Results) -> Iterator[Plot]:
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     if not said["pr"]:
         return
-    legend(roc_axes, loc="lower right", title="AUROC", title_fontsize=9)
-    legend(pr_axes, loc="lower left", title="AUPRC", title_fontsize=9)
+    # Above the axes: inside, it would hide one curve or another.
+    above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "ncols": 3}
+    legend(roc_axes, title="AUROC", **above)
+    legend(pr_axes, title="AUPRC", **above)
     run = f"Run {chosen['run']} (chosen on validation), test split."
     dots = "Dots mark the operating point chosen on validation."
     kind = (
@@ -284,6 +298,10 @@ def reliability(results: Results) -> Iterator[Plot]:
         said.append(f"{name}: " + ", ".join(f"{m:.2f} → {s:.2f}" for m, s in pairs))
     upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     lower.set_yscale("log")
+    lower.set_ylim(0.7, 2.5 * max(lower.get_ylim()[1], 10))
+    lower.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    lower.yaxis.set_major_locator(LogLocator(numticks=4))
+    lower.yaxis.set_minor_locator(NullLocator())
     legend(upper, loc="upper left")
     what = "all labels together" if multilabel else "the label decided for"
     temperature = results.benchmark.cards.get(chosen["run"], {}).get("operating_point", {})

@@ -41,11 +41,11 @@ def training_curves(results: Results) -> Iterator[Plot]:
             for run, best_epoch in zip(own["run"], own["best_epoch"], strict=True):
                 curve = curves[run]
                 assert curve is not None
-                axes.plot(curve["epoch"], curve[column], color=colour(k), lw=1.5, alpha=0.85)
+                axes.plot(curve["epoch"] + 1, curve[column], color=colour(k), lw=1.5, alpha=0.85)
                 if other is not None and other in curve:
-                    axes.plot(curve["epoch"], curve[other], color=PALE, lw=1.1, ls="--")
+                    axes.plot(curve["epoch"] + 1, curve[other], color=PALE, lw=1.1, ls="--")
                 at = curve[curve["epoch"] == best_epoch] if pd.notna(best_epoch) else curve.iloc[:0]
-                axes.scatter(at["epoch"], at[column], color=colour(k), s=26, zorder=4)
+                axes.scatter(at["epoch"] + 1, at[column], color=colour(k), s=26, zorder=4)
                 said.append(f"{run} {number(float(curve[column].iloc[-1]))}")
         lines = "Coloured: training loss; grey, dashed: validation loss. " if other else ""
         yield Plot(

@@ -100,12 +100,14 @@ def _page(record: Record):  # type: ignore[no-untyped-def]
             y_T = y_T - (np.nanmedian(y_T) if np.isfinite(y_T).any() else 0.0)
             pieces.append((i, lead, np.arange(start, stop) / record.fs * MM_PER_S, y_T))
     row_mm = _row_height([y_T for *_, y_T in pieces])
-    height_mm = row_mm * len(rows)
-    figure = new_figure(10.2, 10.2 * (height_mm + 2) / (width_mm + 4))
+    above = _reach([y_T for i, _, _, y_T in pieces if i == 0], 0.55 * row_mm)
+    below = _reach([-y_T for i, _, _, y_T in pieces if i == len(rows) - 1], 0.45 * row_mm)
+    height_mm = row_mm * len(rows) + above + below
+    figure = new_figure(10.2, 10.08 * height_mm / width_mm + 0.12)
     axes = figure.add_subplot()
     _paper(axes, width_mm, height_mm)
     for i, lead, x_T, y_T in pieces:
-        middle = height_mm - row_mm * (i + 0.55)
+        middle = height_mm - above - row_mm * (i + 0.55)
         axes.plot(x_T, middle + y_T, color=INK, lw=0.9, solid_joinstyle="round")
         axes.text(
             x_T[0] + 1.5,
@@ -116,15 +118,22 @@ def _page(record: Record):  # type: ignore[no-untyped-def]
             color=INK,
             va="center",
             bbox={"facecolor": "#fffaf9", "edgecolor": "none", "pad": 1.0, "alpha": 0.8},
+            zorder=1.5,  # below the trace, which a label must not hide
         )
     return figure
 
 
 def _row_height(traces: Sequence[np.ndarray]) -> float:
-    """Give rows room for what most traces reach, between 18 and 34 mm."""
+    """Give rows room for what most traces reach, between 20 and 35 mm."""
     reach = [np.nanpercentile(np.abs(y), 99.5) for y in traces if np.isfinite(y).any()]
     wanted = 2.1 * max(reach, default=9.0)
     return float(np.clip(np.ceil(wanted / 5) * 5, 20.0, 35.0))
+
+
+def _reach(traces: Sequence[np.ndarray], room: float) -> float:
+    """Give the paper that outer traces need beyond their row, in whole squares up to 20 mm."""
+    highest = max((float(np.nanmax(y)) for y in traces if np.isfinite(y).any()), default=0.0)
+    return float(np.clip(np.ceil((highest - room) / 5) * 5, 0.0, 20.0))
 
 
 def _paper(axes: Axes, width_mm: float, height_mm: float) -> None:
@@ -153,7 +162,7 @@ def beats(benchmark: Benchmark) -> Iterator[Plot]:
     records = read_some(benchmark, {r for rows in picked.values() for r in rows["record_id"]})
     wanted = benchmark.experiment.get("input") or {}
     leads = _leads_to_draw(records, wanted.get("leads") or ())
-    half = min(float(wanted.get("duration_s") or 0.8), 1.2) / 2
+    half = min(float(wanted.get("duration_s") or 0.8), 1.0) / 2
     n_columns = len(picked)
     figure = new_figure(1.0 + 1.75 * n_columns, 0.9 + 1.9 * len(leads))
     grid = figure.subplots(len(leads), n_columns, sharex=True, sharey="row", squeeze=False)
