@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +21,14 @@ from rayecg.core.experiment import (
     ArchitectureSettings,
     ArchiveSettings,
     Experiment,
+    ScalingSettings,
     ScoreSettings,
     TrainSettings,
 )
 from rayecg.core.files import read_json, read_table
 from rayecg.core.predictions import OUTPUTS, stack_output
 
+ROOT = Path(__file__).resolve().parent.parent
 LABELS = ("NORM", "MI", "STTC", "CD", "HYP")
 #: Builds on the meta device, so that the settings are accepted, but asks for terabytes when run.
 TOO_LARGE = ArchitectureSettings("simple_cnn1d", {"filters": [32, 64, 10**10]}, label="too_large")
@@ -178,6 +183,43 @@ def test_report_is_made_again_from_the_files_alone(benchmark_out: Path, tmp_path
     assert not result.violated
     with pytest.raises(DataError, match="finished benchmark"):
         pipeline.report(tmp_path, tmp_path / "no")
+
+
+def test_a_violated_rule_taints_the_table_and_strict_exits_3(
+    benchmark_out: Path, tmp_path: Path
+) -> None:
+    planted = tmp_path / "planted"
+    shutil.copytree(benchmark_out, planted, ignore=shutil.ignore_patterns("archive", ".resident"))
+    file = planted / "work" / "examples.parquet"
+    examples = pd.read_parquet(file)
+    trained = examples[examples["split"] == "train"]
+    again = trained.index[trained["patient_id"].duplicated()][0]
+    examples.loc[again, "split"] = "test"
+    examples.to_parquet(file)
+    job = [sys.executable, str(ROOT / "jobs" / "report.py"), "--runs", str(planted)]
+    for strict, status in (([], 0), (["--strict"], 3)):
+        command = [*job, "--out", str(tmp_path / "out"), *strict]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert found.returncode == status, found.stderr
+        assert "patient-overlap" in found.stdout
+    findings = read_json(tmp_path / "out" / "findings.json")
+    fired = {f["rule_id"] for f in findings if f["verdict"] == "violated"}
+    assert fired == {"patient-overlap", "folds-official"}
+
+
+@pytest.mark.slow
+def test_two_workers_train_one_run_together(ray: None, benchmark_out: Path, tmp_path: Path) -> None:
+    archive = next((benchmark_out / "work" / "archive").iterdir())
+    experiment = small(
+        archive=ArchiveSettings("synthetic", str(archive), rate=100),
+        architectures=(ArchitectureSettings("simple_cnn1d"),),
+        seeds=(0,),
+        train=TrainSettings(epochs=2, batch_size=32, scaling=ScalingSettings(num_workers=2)),
+    )
+    (report,) = pipeline.train(experiment, tmp_path)
+    assert report["status"] == "ok", report["error"]
+    assert report["epochs"] == 2
+    assert 0 < report["validation"]["macro_auroc"] < 1
 
 
 def test_only_the_bundle_holds_safetensors(benchmark_out: Path) -> None:

@@ -156,6 +156,20 @@ def assert_equals_unnamed(folder: Path, lines: list[str], length: str) -> Record
     return found
 
 
+def test_checksums_are_of_the_file_not_of_leads_moved_by_a_skew(tmp_path):
+    samples_TL = np.random.default_rng(2).integers(-900, 900, (50, 2)).astype("<i2")
+    samples_TL.tofile(tmp_path / "r.dat")
+    sums = samples_TL.sum(axis=0, dtype=np.int64) % 65536
+    lines = [
+        f"r.dat {fmt} 200 16 0 {samples_TL[0, i]} {sums[i]}" for i, fmt in enumerate(["16:3", "16"])
+    ]
+    (tmp_path / "r.hea").write_text("\n".join(["r 2 250 50", *lines]))
+    record = read_record(tmp_path / "r")
+    np.testing.assert_array_equal(record.digital[0, :47], samples_TL[3:, 0])
+    np.testing.assert_array_equal(record.digital[1], samples_TL[:, 1])
+    assert record.flags == ("some_invalid:lead0",)
+
+
 def test_a_gain_that_is_not_stated_is_flagged(tmp_path):
     np.arange(40, dtype="<i2").tofile(tmp_path / "r.dat")
     lines = ["r 2 250 20", "r.dat 16 0 16 0 0 380 0 V1", "r.dat 16 100 16 0 1 400 0 V2"]

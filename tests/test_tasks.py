@@ -114,9 +114,7 @@ def test_records_of_ptbxl(data_folder):
     normal_N = targets_NC[:, task.label_names.index("NORM")] == 1
     assert (normal_N & (targets_NC.sum(axis=1) > 1)).sum() == 67
     folds = {
-        split: set(
-            examples.filter(pc.equal(examples["split"], split))["strat_fold"].to_pylist()
-        )
+        split: set(examples.filter(pc.equal(examples["split"], split))["strat_fold"].to_pylist())
         for split in SPLITS
     }
     assert folds == {"train": set(range(1, 9)), "validation": {9}, "test": {10}}

@@ -31,8 +31,9 @@ def primary_metric(results: Results) -> Iterator[Plot]:
     """Draw the primary metric of every run, by architecture, with the means."""
     primary, done = results.benchmark.primary, results.done
     test, validation = f"test_{primary}", f"validation_{primary}"
+    done = done[done[test].notna()]
     names = [a for a in results.architectures if (done["architecture"] == a).any()]
-    if not names or not done[test].notna().any():
+    if not names:
         return
     figure = new_figure(7.6, 1.35 + 0.52 * len(names))
     axes = tidy(figure.add_subplot(), x=f"{metric_title(primary)}", grid="x")
@@ -40,11 +41,11 @@ def primary_metric(results: Results) -> Iterator[Plot]:
     for i, name in enumerate(names):
         own = done[done["architecture"] == name].sort_values("seed", kind="stable")
         values = own[test].to_numpy(dtype=float)
-        mean = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
-        sd = float(np.nanstd(values, ddof=1)) if np.isfinite(values).sum() > 1 else float("nan")
+        mean = float(values.mean())
+        sd = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
         # Seeds are set apart a little, so that equal figures do not hide one another.
         y = i + (np.linspace(-0.13, 0.13, len(own)) if len(own) > 1 else np.zeros(1))
-        axes.plot([np.nanmin(values), np.nanmax(values)], [i, i], color=colour(i), lw=7, alpha=0.18)
+        axes.plot([values.min(), values.max()], [i, i], color=colour(i), lw=7, alpha=0.18)
         axes.scatter(
             own[validation].to_numpy(dtype=float),
             y,

@@ -13,9 +13,9 @@ SYNTHETIC_LABEL = "synthetic data: not evidence of clinical worth"
 #: What a figure looks like that cannot be computed.
 NOTHING = "\N{EN DASH}"
 NOTHING_NOTE = (
-    f"“{NOTHING}” marks what cannot be computed: a label without a positive example (or, for AUROC, "
-    "without a negative one), a spread over a single seed, a run that failed. Macro averages leave "
-    "such labels out."
+    f"“{NOTHING}” marks what cannot be computed: a label without a positive example (for AUROC, also "
+    "without a negative one), a PPV without a positive decision, a spread over a single seed, a run "
+    "that failed. Macro averages leave such labels out, and means such seeds."
 )
 SPREAD_NOTE = "± is the standard deviation: the spread over seeds, not a confidence interval."
 
@@ -31,8 +31,11 @@ METRIC_TITLES = {
     "ppv": "PPV",
 }
 
-_PATH = re.compile(r"(?<![\w:/.\\-])(?:file://)?~?/(?:[^\s/:'\"<>|,;()]+/)*([^\s/:'\"<>|,;()]*)")
-_DRIVE_PATH = re.compile(r"\b[A-Za-z]:\\(?:[^\s\\:'\"<>|,;()]+\\)*([^\s\\:'\"<>|,;()]*)")
+#: Absolute paths of POSIX and of Windows; not the path of a URL, and not the end of a tag.
+_PATH = re.compile(
+    r"(?<![\w:/.<\\-])(?:file://|~)?(?:/[^\s/:'\"<>|,;()]+)+/?"
+    r"|\b[A-Za-z]:(?:\\[^\s\\:'\"<>|,;()]+)+\\?"
+)
 
 
 def metric_title(metric: str) -> str:
@@ -71,8 +74,7 @@ def some(n: int, one: str, many: str | None = None) -> str:
 
 def shorten_paths(text: str) -> str:
     """Cut absolute paths down to their last name: a report says nothing of the machine."""
-    text = _PATH.sub(lambda found: found[1] or NOTHING if len(found[0]) > 1 else found[0], text)
-    return _DRIVE_PATH.sub(lambda found: found[1], text)
+    return _PATH.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

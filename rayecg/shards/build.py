@@ -65,7 +65,7 @@ def make_shards(archive: Archive, settings: ShardSettings, out: str | Path) -> d
     DataError
         If no record of the archive can be read, or the totals do not add up.
     """
-    out = Path(out)
+    out = Path(out).resolve()  # a worker may have another current folder
     index = archive.checked_index()
     plan = {
         "stage": "shards",
