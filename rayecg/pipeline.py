@@ -6,16 +6,17 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
 
+from rayecg.archives.base import SYNTHETIC_MARKER
 from rayecg.archives.catalogue import ARCHIVES, open_archive
 from rayecg.core.catalogue import look_up
-from rayecg.core.errors import DataError
+from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import (
     ArchiveSettings,
     Experiment,
@@ -37,6 +38,9 @@ from rayecg.core.shard_format import SIGNAL, shard_files
 from rayecg.core.versions import code_fingerprint
 from rayecg.models.catalogue import ModelInputs, build_model
 from rayecg.tasks.task import Task, example_table, load_task
+
+if TYPE_CHECKING:
+    from rayecg.archives.synthetic import SyntheticSettings
 
 #: Rooms whose code decides what a run's weights are.
 TRAINING_ROOMS = ("core", "metrics", "models", "signal", "tasks", "train")
@@ -117,19 +121,29 @@ def ensure_archive(settings: ArchiveSettings, default: Path | None) -> ArchiveSe
         return settings
     if settings.path is not None and Path(settings.path).exists():
         return settings
-    from rayecg.archives.synthetic import SyntheticSettings, write_archive
+    from rayecg.archives.synthetic import GENERATOR_VERSION, write_archive
 
-    fs = settings.rate or 500
-    made = SyntheticSettings(n_records=settings.n_records, seed=settings.seed, fs=fs)
+    made = _synthetic_settings(settings)
     # Archives of other settings may stand beside it, so its name tells them apart.
-    own = f"synthetic-{settings.n_records}-{fs}hz-seed{settings.seed}"
+    own = f"synthetic{GENERATOR_VERSION}-{made.n_records}-{made.fs}hz-seed{made.seed}"
     path = settings.path or str(default / own if default else own)
-    if Path(path).exists():
+    if (Path(path) / SYNTHETIC_MARKER).exists():
         return dataclasses.replace(settings, path=path)
     progress = Progress("archive", settings.n_records, "synthetic records")
     write_archive(path, made, lambda done, total: progress.update(done))
     progress.done()
     return dataclasses.replace(settings, path=path)
+
+
+def _synthetic_settings(settings: ArchiveSettings) -> SyntheticSettings:
+    from rayecg.archives.synthetic import SyntheticSettings
+
+    try:
+        return SyntheticSettings(
+            n_records=settings.n_records, seed=settings.seed, fs=settings.rate or 500
+        )
+    except ValueError as error:
+        raise SettingsError(f"archive: {error} (fs is archive.rate)") from None
 
 
 def _prepare(experiment: Experiment, folders: Folders) -> tuple[Task, str]:
@@ -169,7 +183,9 @@ def check_experiment(experiment: Experiment) -> None:
     """
     task = load_task(experiment.task, experiment.archive.kind)
     look_up(ARCHIVES, experiment.archive.kind, "archive kind")
-    if experiment.archive.kind != "synthetic":
+    if experiment.archive.kind == "synthetic":
+        _synthetic_settings(experiment.archive)
+    else:
         open_archive(experiment.archive)
     inputs = ModelInputs.of(experiment.input)
     for architecture in experiment.architectures:
@@ -183,6 +199,8 @@ def plan_runs(experiment: Experiment, task: Task, shards_key: str, synthetic: bo
 
     runs = []
     code = code_fingerprint(*TRAINING_ROOMS)
+    training = to_tree(experiment.train)
+    del training["failure"]  # how often a run is tried again does not change it
     for seed in experiment.seeds:
         for architecture in experiment.architectures:
             decides = [
@@ -190,7 +208,7 @@ def plan_runs(experiment: Experiment, task: Task, shards_key: str, synthetic: bo
                 seed,
                 _task_tree(task),
                 to_tree(experiment.input),
-                to_tree(experiment.train),
+                training,
                 shards_key,
                 code,
             ]
@@ -283,6 +301,8 @@ def benchmark(experiment: Experiment, out: str | Path) -> BenchmarkResult:
     check_experiment(experiment)
     folders = Folders.of_benchmark(out)
     with only_job_on(folders.out):
+        # It says that the files below are of one finished benchmark.
+        (folders.work / "runs.json").unlink(missing_ok=True)
         with ray_session(experiment.ray):
             reports = _train(experiment, folders)
             done = [report["run"] for report in reports if report["status"] == "ok"]
@@ -294,7 +314,7 @@ def benchmark(experiment: Experiment, out: str | Path) -> BenchmarkResult:
         write_text(folders.out / "experiment.yaml", _experiment_yaml(experiment))
         write_json(folders.work / "runs.json", [report["run"] for report in reports])
         note_looks(folders, done)
-        result = report(folders.out, folders.out)
+        result = _report(folders.out, folders.out)
     if not done:
         raise DataError(f"every run failed; the first: {reports[0]['error']}")
     return result
@@ -315,7 +335,7 @@ def note_looks(folders: Folders, runs: Sequence[str]) -> None:
     checkpoint and task; the same checkpoint on the same test split again is the same look.
     """
     file = folders.out / "ledger.json"
-    looks = read_json(file) if file.exists() else []
+    looks = read_json(file, list) if file.exists() else []
     for run in runs:
         card = read_json(folders.train / run / "checkpoint" / "card.json")
         look = {
@@ -332,14 +352,25 @@ def note_looks(folders: Folders, runs: Sequence[str]) -> None:
 
 
 def report(benchmark_out: str | Path, out: str | Path) -> BenchmarkResult:
-    """Audit and report again, from the files of a benchmark alone."""
-    from rayecg.audit.run import audit
-    from rayecg.report.write import report as write_report
+    """Audit and report again, from the files of a benchmark alone.
 
+    Raises
+    ------
+    DataError
+        If `benchmark_out` is not the output of a finished benchmark.
+    """
     source = Path(benchmark_out)
     if not (source / "work" / "runs.json").exists():
         raise DataError(f"{source}: expected the output folder of a finished benchmark")
-    findings = audit(source / "work", Path(out))
-    written = write_report(source, Path(out))
+    with only_job_on(Path(out)):
+        return _report(source, Path(out))
+
+
+def _report(source: Path, out: Path) -> BenchmarkResult:
+    from rayecg.audit.run import audit
+    from rayecg.report.write import report as write_report
+
+    findings = audit(source / "work", out)
+    written = write_report(source, out)
     violated = tuple(f.rule_id for f in findings if f.verdict == "violated")
-    return BenchmarkResult(written.table, Path(out) / "index.html", violated)
+    return BenchmarkResult(written.table, out / "index.html", violated)

@@ -6,12 +6,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from rayecg.archives.synthetic import SyntheticSettings, write_archive
 from rayecg.core.session import RaySettings, ray_session
 
 SLOW = "RAYECG_SLOW"
+
+# Hypothesis would fail an example that takes 0.2 s; tests assert no times.
+hypothesis.settings.register_profile(
+    "rayecg", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("rayecg")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

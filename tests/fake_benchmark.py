@@ -22,6 +22,7 @@ from rayecg.core.predictions import RECORD_COLUMNS, WINDOW_COLUMNS, label_fields
 from rayecg.core.record import Record
 from rayecg.core.settings import to_tree
 from rayecg.core.shard_format import QUARANTINE_SCHEMA, SIGNAL, index_table, shard_table
+from rayecg.core.units import unit_suffix
 from rayecg.metrics.classification import evaluate
 from rayecg.tasks.task import Task, example_table, load_task, target_matrix
 
@@ -29,6 +30,7 @@ RUNS = {"wide-seed0": ("wide", 0), "wide-seed1": ("wide", 1), "deep-seed0": ("de
 FAILED = "broken-seed0"
 EVIL = "<script>alert('x')</script> in /home/somebody/private/place/loop.py, line 3"
 #: Of the test split, in `recordings`: one is quarantined by scoring, one degraded.
+KEY = "0123456789abcdef"
 LOST, DEGRADED = "r019", "r039"
 
 
@@ -42,7 +44,7 @@ def write_benchmark(out: Path, kind: str = "recordings", synthetic: bool = True)
     table = shard_table(rows, records)
     half = len(rows) // 2
     for i, part in enumerate((table.slice(0, half), table.slice(half))):
-        write_table(work / "shards" / "records" / f"{i:06d}.parquet", part)
+        write_table(work / "shards" / "records" / f"{i:06d}{unit_suffix(KEY)}", part)
     bad = {"record_id": "r900", "path": "r900", "error_code": "bad_header"}
     bad |= {"error": "/mnt/archive/r900.hea: not a header"}
     extra = list(QUARANTINE_SCHEMA)[-2:]
@@ -57,7 +59,7 @@ def write_benchmark(out: Path, kind: str = "recordings", synthetic: bool = True)
     write_json(
         work / "shards" / "manifest.json",
         {
-            "key": "0123",
+            "key": KEY,
             "archive": {"kind": "synthetic", "path": "/mnt/archive/my-archive"},
             "synthetic": synthetic,
             "official_split": official,
@@ -189,7 +191,8 @@ def _write_run(
         target_matrix(task, examples)[chosen], probability_NC, point.decide(probability_NC), labels
     )
     _write_json_run(work, task, run, architecture, seed, validation=found)
-    _write_scores(work / "score" / run, task, examples, logit_NC, point, windows)
+    weights = f"{architecture}{seed}"
+    _write_scores(work / "score" / run, task, examples, logit_NC, point, windows, weights)
 
 
 def _card(
@@ -244,6 +247,7 @@ def _write_scores(
     logit_NC: np.ndarray,
     point: OperatingPoint,
     windows: pa.Table,
+    weights: str,
 ) -> None:
     fields = label_fields(task.label_names)
     ids = list(dict.fromkeys(examples["record_id"].to_pylist()))
@@ -270,12 +274,13 @@ def _write_scores(
     write_table(folder / "predictions" / "0.parquet", table.slice(0, 20))
     write_table(folder / "predictions" / "1.parquet", table.slice(20))
     counts = {f"n_{s}": list(status.values()).count(s) for s in ("ok", "degraded", "quarantined")}
-    write_json(folder / "manifest.json", {"n_input": len(ids), **counts, "seconds": 1.0})
+    made_of = {"checkpoint_sha256": weights, "source_key": KEY}
+    write_json(folder / "manifest.json", {**made_of, "n_input": len(ids), **counts, "seconds": 1.0})
 
 
 def edit_json(file: Path, edit: Callable[[Any], None]) -> None:
     """Change a JSON file in place."""
-    tree = read_json(file)
+    tree = read_json(file, object)
     edit(tree)
     write_text(file, json.dumps(tree))
 

@@ -280,7 +280,7 @@ def test_runs_of_an_earlier_experiment_are_left_alone(recordings: Path) -> None:
 def test_findings_are_written_whole(recordings: Path, tmp_path: Path) -> None:
     put_in_shards(recordings, "r000", "patient_id", "p19")
     findings = audit(recordings / "work", tmp_path / "elsewhere")
-    written = read_json(tmp_path / "elsewhere" / "findings.json")
+    written = read_json(tmp_path / "elsewhere" / "findings.json", list)
     assert len(written) == len(findings) >= len(RULES)
     assert {row["rule_id"] for row in written} == set(RULES)
     assert [row["verdict"] for row in written].count("violated") == 1

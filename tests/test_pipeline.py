@@ -202,7 +202,7 @@ def test_a_violated_rule_taints_the_table_and_strict_exits_3(
         found = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert found.returncode == status, found.stderr
         assert "patient-overlap" in found.stdout
-    findings = read_json(tmp_path / "out" / "findings.json")
+    findings = read_json(tmp_path / "out" / "findings.json", list)
     fired = {f["rule_id"] for f in findings if f["verdict"] == "violated"}
     assert fired == {"patient-overlap", "folds-official"}
 

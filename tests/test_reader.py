@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wfdb
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rayecg
@@ -65,7 +65,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @given(data=st.data(), fmt=st.sampled_from(["16", "212"]))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 def test_what_wfdb_writes(folder, data, fmt):
     n_leads, n_times = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 33))
     smallest = -(2**15) if fmt == "16" else -(2**11)

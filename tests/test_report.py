@@ -390,7 +390,7 @@ def test_runs_table_is_typed(recordings: tuple[Path, ReportResult]) -> None:
     assert str(schema.field("seed").type) == "int64"
     assert str(schema.field("error").type) == "string"
     assert str(schema.field("test_macro_auroc").type) == "double"
-    assert read_json(recordings[0] / "findings.json")
+    assert read_json(recordings[0] / "findings.json", list)
 
 
 def test_figures_in_words() -> None:

@@ -18,7 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rayecg.archives import morphology, synthesis
-from rayecg.archives.synthetic import DEFECTS, MARKER, SyntheticSettings, write_archive
+from rayecg.archives.base import SYNTHETIC_MARKER
+from rayecg.archives.synthetic import DEFECTS, SyntheticSettings, write_archive
 from rayecg.archives.wfdb_reader import read_record
 from rayecg.core.errors import DataError, RecordError
 
@@ -38,7 +39,7 @@ def table(archive) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def marker(archive) -> dict:
-    return json.loads((archive / MARKER).read_text())
+    return json.loads((archive / SYNTHETIC_MARKER).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_same_settings_same_bytes(tmp_path):
 def test_a_record_does_not_depend_on_how_many_there_are(archive, table, tmp_path):
     settings = replace(SETTINGS, n_records=300, n_defective=0)
     fewer = write_archive(tmp_path / "fewer", settings)
-    defects = json.loads((archive / MARKER).read_text())["defects"]
+    defects = json.loads((archive / SYNTHETIC_MARKER).read_text())["defects"]
     few = pd.read_csv(fewer / "ptbxl_database.csv")
     same = ["ecg_id", "patient_id", "age", "sex", "scp_codes", "report", "filename_lr"]
     pd.testing.assert_frame_equal(few[same], table[same][:300])
@@ -168,7 +169,7 @@ def test_defects_are_listed_and_as_stated(archive, table, marker):
 def test_number_of_defects(tmp_path, n_records, n_defective, expected):
     settings = SyntheticSettings(n_records, 100, 2.0, n_defective=n_defective)
     folder = write_archive(tmp_path / "archive", settings)
-    assert len(json.loads((folder / MARKER).read_text())["defects"]) == expected
+    assert len(json.loads((folder / SYNTHETIC_MARKER).read_text())["defects"]) == expected
 
 
 def test_flat_and_noisy_leads_are_listed_and_so(archive, marker):
@@ -291,9 +292,9 @@ def test_site_and_device_say_nothing_about_labels(table, labels):
 def test_a_standing_archive_is_left_alone(tmp_path):
     settings = SyntheticSettings(n_records=6, fs=100, n_defective=0)
     folder = write_archive(tmp_path / "archive", settings)
-    before = os.stat(folder / MARKER).st_mtime_ns
+    before = os.stat(folder / SYNTHETIC_MARKER).st_mtime_ns
     assert write_archive(folder, settings) == folder
-    assert os.stat(folder / MARKER).st_mtime_ns == before
+    assert os.stat(folder / SYNTHETIC_MARKER).st_mtime_ns == before
     with pytest.raises(DataError, match=r"expected a synthetic archive of .*'seed': 1.*'seed': 0"):
         write_archive(folder, replace(settings, seed=1))
     assert os.listdir(tmp_path) == ["archive"]
@@ -308,7 +309,7 @@ def test_a_foreign_folder_is_never_touched(tmp_path):
         write_archive(tmp_path / "precious.txt", settings)
     assert os.listdir(tmp_path) == ["precious.txt"]
     (tmp_path / "empty").mkdir()
-    assert (write_archive(tmp_path / "empty", settings) / MARKER).exists()
+    assert (write_archive(tmp_path / "empty", settings) / SYNTHETIC_MARKER).exists()
 
 
 def test_an_interrupted_writer_leaves_nothing(tmp_path):
@@ -331,10 +332,12 @@ def test_the_quicker_of_two_writers_wins(tmp_path):
     inode = []
 
     def be_quicker(done: int, total: int) -> None:
-        inode.append((write_archive(tmp_path / "archive", settings) / MARKER).stat().st_ino)
+        inode.append(
+            (write_archive(tmp_path / "archive", settings) / SYNTHETIC_MARKER).stat().st_ino
+        )
 
     folder = write_archive(tmp_path / "archive", settings, be_quicker)
-    assert (folder / MARKER).stat().st_ino == inode[0]
+    assert (folder / SYNTHETIC_MARKER).stat().st_ino == inode[0]
     assert os.listdir(tmp_path) == ["archive"]
 
 

@@ -17,6 +17,9 @@ from rayecg.core.experiment import ArchiveSettings
 from rayecg.core.files import fingerprint
 from rayecg.core.record import Record
 
+#: Lies in the folder of every simulated archive.
+SYNTHETIC_MARKER = "synthetic.json"
+
 
 class Archive:
     """Base of the archive kinds; a kind overrides `index`, and `read` if WFDB is not all of it.
@@ -27,12 +30,12 @@ class Archive:
         Kind, path, rate, limit.
     """
 
-    #: Whether its recordings were simulated; every figure that rests on them says so.
-    synthetic = False
     #: The archive's own protocol: a column of the index, and its values allowed in each split.
     official_split: ClassVar[dict[str, Any] | None] = None
     #: A file or pattern that must lie in the archive's folder.
     landmark = "*"
+    #: The rates (Hz) it is published at, for `settings.rate` to choose from; None takes any.
+    rates: ClassVar[tuple[int, ...] | None] = ()
     #: A record's files: its path with each of these.
     suffixes: tuple[str, ...] = (".hea", ".dat")
 
@@ -44,6 +47,9 @@ class Archive:
             )
         if "://" in settings.path:
             raise SettingsError(f"archive.path: only local folders are read, came {settings.path}")
+        if settings.rate is not None and self.rates is not None and settings.rate not in self.rates:
+            known = " or ".join(map(str, self.rates)) or "none: it has one rate"
+            raise SettingsError(f"archive.rate: expected {known}, came {settings.rate}")
         self.settings = settings
         self.root = Path(settings.path).expanduser().resolve()
         if not self.root.is_dir():
@@ -55,6 +61,11 @@ class Archive:
             raise DataError(
                 f"{settings.path}: not a {settings.kind} archive (it has no {self.landmark})"
             )
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the recordings were simulated; every figure that rests on them says so."""
+        return (self.root / SYNTHETIC_MARKER).exists()
 
     def index(self) -> pa.Table:
         """List the records: a table with the columns of `shard_format.INDEX_FIELDS`."""

@@ -12,6 +12,8 @@ from rayecg.core.shard_format import index_table
 class WfdbFolder(Archive):
     """Every `.hea` below a folder; the relative path is the record's id."""
 
+    suffixes = (".hea", ".dat", ".mat")
+
     def index(self) -> pa.Table:
         """List the records by relative path."""
         names = sorted(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ast
 import csv
+import io
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from rayecg.archives.base import Archive
+from rayecg.archives.base import SYNTHETIC_MARKER, Archive
 from rayecg.core.errors import DataError
 from rayecg.core.shard_format import index_table
 
@@ -32,6 +33,7 @@ class PtbXl(Archive):
     """
 
     landmark = DATABASE
+    rates: ClassVar[tuple[int, ...] | None] = (100, 500)
     official_split: ClassVar = {
         "by": "strat_fold",
         "train": [1, 2, 3, 4, 5, 6, 7, 8],
@@ -50,7 +52,11 @@ class PtbXl(Archive):
         file = self.root / DATABASE
         column = "filename_lr" if self.settings.rate == 100 else "filename_hr"
         rows: list[dict[str, Any]] = []
-        with open(file, newline="", encoding="utf-8") as stream:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{file}: cannot be read as UTF-8 text ({error})") from None
+        with io.StringIO(text, newline="") as stream:
             reader = csv.DictReader(stream)
             missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
             if missing:
@@ -60,7 +66,7 @@ class PtbXl(Archive):
                     break
                 try:
                     rows.append(self._row(row, column))
-                except (ValueError, SyntaxError, TypeError, AttributeError) as error:
+                except (ValueError, SyntaxError, TypeError, AttributeError, csv.Error) as error:
                     raise DataError(f"{file}, line {number}: {error}") from None
         if rows and not any(row["path"] for row in rows):
             raise DataError(f"{file}: names no files in {column} (archive.rate chooses the column)")
@@ -87,7 +93,8 @@ class PtbXl(Archive):
 class Synthetic(PtbXl):
     """The project's own simulated archive; never evidence of clinical worth."""
 
-    synthetic = True
+    landmark = SYNTHETIC_MARKER
+    rates: ClassVar[tuple[int, ...] | None] = None
 
 
 def _number(text: str | None) -> float | None:

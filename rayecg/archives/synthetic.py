@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rayecg.archives.base import SYNTHETIC_MARKER
 from rayecg.archives.morphology import LEADS
 from rayecg.archives.synthesis import BLOCK, draw_block, random_stream, simulate
 from rayecg.archives.synthetic_labels import describe, finish_table, statement_table
 from rayecg.core.errors import DataError
 from rayecg.core.files import read_json, replacing_folder, write_json, write_text
 
-MARKER = "synthetic.json"
 GENERATOR_VERSION = 1  # one higher whenever the same settings give other bytes
 UNITS_PER_MV = 1000
 
@@ -153,15 +153,15 @@ def _stands(target: Path, settings: SyntheticSettings) -> bool:
         return False
     if not target.is_dir():
         raise DataError(f"{target}: expected a folder for a synthetic archive, found a file")
-    if not (target / MARKER).exists():
+    if not (target / SYNTHETIC_MARKER).exists():
         entries = sorted(os.listdir(target))
         if not entries:
             return False
         raise DataError(
-            f"{target}: expected an empty folder or a synthetic archive (with {MARKER}), found "
+            f"{target}: expected an empty folder or a synthetic archive (with {SYNTHETIC_MARKER}), found "
             f"{len(entries)} other entries ({', '.join(entries[:3])}, …)"
         )
-    there = read_json(target / MARKER)
+    there = read_json(target / SYNTHETIC_MARKER)
     found = {key: there.get(key) for key in wanted} if isinstance(there, dict) else there
     if found != wanted:
         raise DataError(
@@ -203,7 +203,7 @@ def _write_into(
     }
     for key, lead_N in leads.items():
         marker[key] = {paths[n]: LEADS[lead_N[n]] for n in np.flatnonzero(lead_N >= 0)}
-    write_json(root / MARKER, marker)
+    write_json(root / SYNTHETIC_MARKER, marker)
 
 
 def _record_path(ecg_id: int, fs: int) -> str:
@@ -279,6 +279,6 @@ duration_s           {settings.duration_s}
 records_per_patient  {settings.records_per_patient}
 
 {n_defective} records are defective on purpose: signal cut short, missing or altered, header
-replaced or with a wrong checksum. {MARKER} lists them, and the records with a flat lead or a
+replaced or with a wrong checksum. {SYNTHETIC_MARKER} lists them, and the records with a flat lead or a
 noisy electrode, and holds these settings for machines.
 """

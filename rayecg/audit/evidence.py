@@ -78,7 +78,7 @@ class Evidence:
         `runs.json` lists the runs of the experiment; others are left from earlier ones.
         """
         listed = self.work / "runs.json"
-        own = set(read_json(listed)) if listed.exists() else None
+        own = set(read_json(listed, list)) if listed.exists() else None
         found = {}
         for file in sorted((self.work / "train").glob("*/run.json")):
             mine = own is None or file.parent.name in own

@@ -6,6 +6,7 @@ Sections that configure Ray carry Ray's own field names (`ScalingConfig`, `Failu
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -62,6 +63,12 @@ class TaskSettings:
     name: str = "ptbxl_superdiagnostic"
     minimum_likelihood: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.minimum_likelihood is not None and not 0 <= self.minimum_likelihood <= 100:
+            raise ValueError(
+                f"minimum_likelihood: expected 0 to 100, came {self.minimum_likelihood}"
+            )
+
 
 @dataclass(frozen=True)
 class InputSettings:
@@ -82,6 +89,8 @@ class InputSettings:
         _positive(self, "fs", "duration_s")
         if not self.leads:
             raise ValueError("leads: expected at least one")
+        if self.n_times < 8:
+            raise ValueError(f"fs x duration_s: expected 8 samples or more, came {self.n_times}")
         if self.bandpass_hz is not None and not 0 < self.bandpass_hz[0] < self.bandpass_hz[1]:
             raise ValueError(f"bandpass_hz: expected 0 < low < high, came {self.bandpass_hz}")
 
@@ -125,6 +134,10 @@ class FailureSettings:
     """Ray Train's `FailureConfig`."""
 
     max_failures: int = 2
+
+    def __post_init__(self) -> None:
+        if self.max_failures < 0:
+            raise ValueError(f"max_failures: expected 0 or more, came {self.max_failures}")
 
 
 @dataclass(frozen=True)
@@ -173,6 +186,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch_size", "learning_rate", "patience", "examples_per_epoch")
+        _positive(self, "gradient_clip")
         if self.batch_size % self.scaling.num_workers:
             raise ValueError(
                 f"batch_size: expected a multiple of scaling.num_workers "
@@ -191,6 +205,8 @@ class ScoreSettings:
 
     def __post_init__(self) -> None:
         _positive(self, "concurrency", "num_cpus", "batch_size")
+        if self.num_gpus < 0:
+            raise ValueError(f"num_gpus: expected 0 or more, came {self.num_gpus}")
 
 
 @dataclass(frozen=True)
@@ -214,6 +230,13 @@ class Experiment:
     ray: RaySettings = field(default_factory=RaySettings)
 
     def __post_init__(self) -> None:
+        if min(self.seeds, default=0) < 0:
+            raise ValueError(f"seeds: expected 0 or more, came {min(self.seeds)}")
+        for name in (self.name, *(architecture.title for architecture in self.architectures)):
+            if not re.fullmatch(r"\w[\w.-]*", name):
+                raise ValueError(
+                    f"name, architectures: expected letters, digits, '_', '-', '.', came {name!r}"
+                )
         titles = [architecture.title for architecture in self.architectures]
         if not titles or not self.seeds:
             raise ValueError("architectures, seeds: expected at least one of each")

@@ -49,20 +49,23 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+def read_json(path: str | Path, kind: type = dict) -> Any:
+    """Read a JSON file that holds an object, or a list if `kind` says so.
 
     Raises
     ------
     DataError
-        If it is missing or not JSON.
+        If it is missing, not JSON, or of another kind.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(value, kind):
+        raise DataError(f"{path}: expected a JSON {kind.__name__}, came {type(value).__name__}")
+    return value
 
 
 def write_table(path: str | Path, table: pa.Table, **options: Any) -> None:

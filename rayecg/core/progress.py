@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from typing import TextIO
 
 
@@ -58,10 +57,6 @@ class Progress:
         start = "\r\x1b[K" if self.live else ""
         self.stream.write(f"{start}{text}{end}")
         self.stream.flush()
-
-
-#: Called as `report(done, note)`.
-Report = Callable[[int, str], None]
 
 
 def _comma(note: str) -> str:

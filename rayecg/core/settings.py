@@ -145,6 +145,8 @@ def _convert(hint: Any, value: Any, origin: str, at: str) -> Any:
             raise wrong(" or ".join(_name(kind) for kind in kinds))
         return _convert(kinds[0], value, origin, at)
     if base is Literal:
+        if value is False and "off" in arguments:
+            value = "off"  # YAML 1.1 reads the word off as false
         if value not in arguments:
             raise wrong("one of " + ", ".join(str(a) for a in arguments))
         return value

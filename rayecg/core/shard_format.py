@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from rayecg.core.errors import DataError, RecordError
 from rayecg.core.record import Record
+from rayecg.core.units import unit_files
 
 #: What an archive's index says of a record, in every shard, quarantine and prediction table.
 INDEX_FIELDS = [
@@ -173,7 +174,7 @@ def decode_signal(table: pa.Table) -> tuple[np.ndarray, Layout]:
 
 def shard_files(folder: str | Path) -> list[Path]:
     """List the shards of a `make_shards` output, in order."""
-    return sorted((Path(folder) / "records").glob("*.parquet"))
+    return unit_files(Path(folder), "records")
 
 
 def read_records(
@@ -181,8 +182,8 @@ def read_records(
 ) -> Iterator[tuple[dict[str, Any], Record]]:
     """Yield `(row, record)` for the records of a shard, all or the named ones alone.
 
-    `row` has the columns of the index, `status` and `waveform_sha256`. Records that are not asked
-    for are dropped by Arrow before they are decoded.
+    `row` has the columns of the index, `status` and `waveform_sha256`. Arrow drops the records that
+    are not asked for.
     """
     filters = None if record_ids is None else pc.field("record_id").isin(sorted(record_ids))
     table = pq.read_table(file, filters=filters, partitioning=None)

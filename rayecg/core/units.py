@@ -19,6 +19,17 @@ COUNTS = ("n_input", "n_ok", "n_degraded", "n_quarantined")
 _OWN = ("ledger", "plan.json", ".lock", MANIFEST)
 
 
+def unit_suffix(key: str) -> str:
+    """Give the end of the names of a plan's files."""
+    return f".{key[:8]}.parquet"
+
+
+def unit_files(out: Path, folder: str) -> list[Path]:
+    """List a finished output's files in one of its folders, in order; those of its own plan alone."""
+    key = read_json(out / MANIFEST)["key"]
+    return sorted((out / folder).glob(f"*{unit_suffix(key)}"))
+
+
 class Units:
     """The units of one plan in an output folder.
 
@@ -57,15 +68,20 @@ class Units:
                     f"{self.out}: expected an empty folder or an earlier output, "
                     f"found {strangers[0]!r}"
                 )
-            for child in self.out.iterdir():
-                if child.name == ".lock":
-                    continue
-                shutil.rmtree(child) if child.is_dir() else child.unlink()
+            # First what says that the rest is whole: a kill in between must leave nothing to trust.
+            for name in (MANIFEST, "plan.json"):
+                (self.out / name).unlink(missing_ok=True)
+            for child in [self.out / "ledger", *self.out.iterdir()]:
+                if child.is_dir():
+                    # A worker of a killed job may be writing here; its files bear another key.
+                    shutil.rmtree(child, ignore_errors=True)
+                elif child.name != ".lock":
+                    child.unlink(missing_ok=True)
         write_json(plan, {"key": self.key})
 
     def file(self, folder: str, unit: str) -> Path:
         """Name a unit's Parquet file in one of the output's folders."""
-        return self.out / folder / f"{unit}.{self.key[:8]}.parquet"
+        return self.out / folder / f"{unit}{unit_suffix(self.key)}"
 
     def is_finished(self, unit: str) -> bool:
         """Say whether a unit has its entry."""
@@ -94,7 +110,7 @@ class Units:
         """Remove what another plan's last worker or a killed writer left among the files."""
         for folder in folders:
             for file in (self.out / folder).glob("*"):
-                if not file.name.endswith(f".{self.key[:8]}.parquet"):
+                if not file.name.endswith(unit_suffix(self.key)):
                     file.unlink(missing_ok=True)
 
     def _entry(self, unit: str) -> Path:

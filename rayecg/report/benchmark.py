@@ -141,13 +141,13 @@ class Benchmark:
     @cached_property
     def findings(self) -> list[dict[str, Any]] | None:
         """The audit's findings; None without an audit."""
-        return read_json(self.findings_file) if self.findings_file.exists() else None
+        return read_json(self.findings_file, list) if self.findings_file.exists() else None
 
     @cached_property
     def looks(self) -> list[dict[str, Any]] | None:
         """The ledger of evaluations on the test split."""
         file = self.source / "ledger.json"
-        return read_json(file) if file.exists() else None
+        return read_json(file, list) if file.exists() else None
 
     @cached_property
     def run_files(self) -> dict[str, dict[str, Any]]:
@@ -156,7 +156,7 @@ class Benchmark:
         `runs.json` lists the runs of the experiment; others are left from earlier ones.
         """
         listed = self.work / "runs.json"
-        own = set(read_json(listed)) if listed.exists() else None
+        own = set(read_json(listed, list)) if listed.exists() else None
         files = sorted((self.work / "train").glob("*/run.json"))
         named = {file.parent.name: file for file in files}
         return {run: read_json(f) for run, f in named.items() if own is None or run in own}
@@ -185,6 +185,16 @@ class Benchmark:
         file = self.work / "train" / run / "curves.csv"
         return pd.read_csv(file) if file.exists() else None
 
+    def _is_scored(self, run: str) -> bool:
+        """Say whether the scores are of the run's own checkpoint, and of these shards."""
+        file = self.work / "score" / run / MANIFEST
+        if not file.exists() or run not in self.cards:
+            return False
+        scored = read_json(file)
+        return scored.get("checkpoint_sha256") == self.cards[run].get(
+            "weights_sha256"
+        ) and scored.get("source_key") == self.shards.get("key")
+
     def outputs(self, run: str, split: str = "test") -> Outputs | None:
         """Give what a run's scoring says of a split; None if it was not scored.
 
@@ -194,7 +204,7 @@ class Benchmark:
             If a prediction stands twice.
         """
         folder = self.work / "score" / run
-        if not (folder / MANIFEST).exists():
+        if not self._is_scored(run):
             return None
         by_beat = self.task["unit"] == "beat"
         keys = ["record_id", "offset"] if by_beat else ["record_id"]

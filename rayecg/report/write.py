@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from rayecg.core.catalogue import look_up
-from rayecg.core.files import replacing_folder, write_table, write_text
+from rayecg.core.files import replacing, write_table, write_text
 from rayecg.report import layout
 from rayecg.report.page import audit_counts, render_page, terminal_text
 from rayecg.report.results import Results
@@ -61,9 +61,9 @@ def report(source: Path, out: Path) -> ReportResult:
     _write_csv(out / "summary.csv", results.summary)
     _write_csv(out / "per_class.csv", results.per_class)
     write_text(out / "summary.md", markdown(results))
-    with replacing_folder(out / "plots") as folder:
-        for name, (_, data) in plots.items():
-            (folder / f"{name}.png").write_bytes(data)
+    for name, (_, data) in plots.items():
+        with replacing(out / "plots" / f"{name}.png") as beside:
+            beside.write_bytes(data)
     page = out / "index.html"
     write_text(page, render_page(results, plots))
     return ReportResult(terminal_text(results), page)

@@ -20,6 +20,8 @@ from rayecg.core.errors import SettingsError
 from rayecg.core.experiment import TaskSettings
 from rayecg.core.settings import build, read_yaml
 
+#: What runs can be chosen by; `metrics.classification.evaluate` computes them.
+PRIMARY_METRICS = ("macro_auroc", "macro_auprc", "macro_f1", "accuracy")
 SPLITS = ("train", "validation", "test")
 
 
@@ -76,6 +78,8 @@ class Task:
     label_of: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.primary_metric not in PRIMARY_METRICS:
+            raise ValueError(f"primary_metric: expected one of {', '.join(PRIMARY_METRICS)}")
         for i, codes in enumerate(self.labels.values()):
             for code in codes:
                 if code in self.label_of:

@@ -40,6 +40,8 @@ from rayecg.train.losses import class_weights, make_loss
 from rayecg.train.resident import Windows
 
 CPU = torch.device("cpu")
+#: A run under way: its last whole epoch.
+STATE = "state.pt"
 #: Windows that the network sees at a time outside training; see `Predictor`.
 EVALUATION_BATCH = 64
 
@@ -120,7 +122,8 @@ def train_run(
     windows
         Of the splits `train` and `validation`.
     folder
-        Gets `checkpoint/`, `validation.parquet`, `curves.csv`; `state.pt` while it is under way.
+        Gets `checkpoint/`, `validation.parquet`, `curves.csv`, and `state.pt`, which the caller
+        removes when it has noted the result.
     workers
         The worker group; the first worker alone writes.
     on_epoch
@@ -144,7 +147,7 @@ def train_run(
     model = build_model(architecture.name, inputs, n_outputs, architecture.hyperparameters)
     model.to(workers.device)
     optimizer = _optimizer(settings, model)
-    state = _load_state(folder / "state.pt", run.key, model, optimizer, workers.device)
+    state = _load_state(folder / STATE, run.key, model, optimizer, workers.device)
     trained = workers.wrap(model)
     weight_C = class_weights(train.target_WC) if settings.loss == "weighted" else None
     loss_of = make_loss(run.task.kind, weight_C, workers.device)
@@ -164,14 +167,13 @@ def train_run(
             state.best = copy.deepcopy(model.state_dict())
         state.epoch += 1
         if workers.rank == 0:
-            _save_state(folder / "state.pt", run.key, state, model, optimizer)
+            _save_state(folder / STATE, run.key, state, model, optimizer)
         on_epoch(row)
     model.load_state_dict(state.best)
     summary: dict[str, Any] = {}
     if workers.rank == 0:
         summary = _conclude(run, model, windows, state, weight_C, folder, workers.device)
         summary["seconds"] = round(time.perf_counter() - started, 3)
-        (folder / "state.pt").unlink(missing_ok=True)
     return workers.agree(summary)
 
 
@@ -315,7 +317,8 @@ def _conclude(
         "class_weights": None
         if weight_C is None
         else {"split": "train", "values": weight_C.tolist()},
-        "n_examples": len(np.unique(windows["train"].example_W)),
+        "n_examples": windows["train"].n_used,
+        "n_dropped": {name: own.examples.num_rows - own.n_used for name, own in windows.items()},
         "shards_key": run.shards_key,
         "synthetic": run.synthetic,
         "settings": to_tree(run.settings),

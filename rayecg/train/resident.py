@@ -3,7 +3,7 @@
 Legend: W window, L lead, T time, C label.
 
 All runs with the same input share the files, and all workers of a node their pages. Records of other
-splits are never decoded.
+splits are dropped as they are read.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ class Windows:
     def __len__(self) -> int:
         return len(self.x_WLT)
 
+    @property
+    def n_used(self) -> int:
+        """How many of the examples have a window; the others' records could not be prepared."""
+        return len(np.unique(self.example_W))
+
 
 def resident_windows(
     shards: Path, shards_key: str, examples: Path, task: Task, settings: InputSettings, cache: Path
@@ -76,15 +81,8 @@ def resident_windows(
     DataError
         If a split has no usable example.
     """
-    table = read_table(examples)
-    table = table.filter(pc.field("split").isin(list(READ)))
-    key = fingerprint(
-        [shards_key, to_tree(settings), to_tree(task), code_fingerprint("core", "signal", "tasks")]
-    )
-    folder = cache / key
-    if not (folder / "windows.json").exists():
-        with replacing_folder(folder) as beside:
-            _build(shards, table, task, settings, beside)
+    folder = build_windows(shards, shards_key, examples, task, settings, cache)
+    table = _read_examples(examples)
     dropped = read_json(folder / "windows.json")["dropped"]
     found = {}
     for split in READ:
@@ -96,6 +94,22 @@ def resident_windows(
             raise DataError(f"{examples}: the split {split!r} has no example that can be used{why}")
         found[split] = Windows(x_WLT, target_matrix(task, own)[example_W], example_W, own)
     return found
+
+
+def build_windows(
+    shards: Path, shards_key: str, examples: Path, task: Task, settings: InputSettings, cache: Path
+) -> Path:
+    """Have the files of `resident_windows`; gives their folder."""
+    code = code_fingerprint("core", "signal", "tasks")
+    folder = cache / fingerprint([shards_key, to_tree(settings), to_tree(task), code])
+    if not (folder / "windows.json").exists():
+        with replacing_folder(folder) as beside:
+            _build(shards, _read_examples(examples), task, settings, beside)
+    return folder
+
+
+def _read_examples(examples: Path) -> pa.Table:
+    return read_table(examples).filter(pc.field("split").isin(list(READ)))
 
 
 def _build(

@@ -9,6 +9,7 @@ with its error, and the others go on.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 import traceback
 from collections.abc import Sequence
@@ -25,8 +26,8 @@ from rayecg.core.errors import DataError, RayecgError
 from rayecg.core.experiment import ScalingSettings
 from rayecg.core.files import read_json, write_json
 from rayecg.core.progress import Progress
-from rayecg.train.loop import Run, Workers, train_run
-from rayecg.train.resident import resident_windows
+from rayecg.train.loop import STATE, Run, Workers, train_run
+from rayecg.train.resident import build_windows, resident_windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,6 @@ class RunQueue:
         self.starts: dict[str, int] = {}
         self.notes: dict[str, str] = {}
         self.n_done = 0
-        self.epochs_done = 0
 
     def next(self, group: int) -> Run | None:
         """Give a group its next run; the one it had, if it did not finish that."""
@@ -99,7 +99,6 @@ class RunQueue:
     def note(self, run: str, text: str) -> None:
         """Take note of a finished epoch."""
         self.notes[run] = text
-        self.epochs_done += 1
 
     def finish(self, group: int) -> None:
         """Count a group's run as ended."""
@@ -131,9 +130,11 @@ def train_runs(
             waiting.append(run)
     progress = Progress("train", len(runs), "runs")
     if waiting:
+        _build_resident(waiting, places)
         queue = ray.remote(num_cpus=0)(RunQueue).remote(waiting, places, max_failures)
         n_groups = min(_groups_that_fit(scaling), len(waiting))
-        groups = [_work.remote(i, queue, scaling, places) for i in range(n_groups)]
+        group_failures = len(waiting) * (max_failures + 1)
+        groups = [_work.remote(i, queue, scaling, group_failures, places) for i in range(n_groups)]
         n_before = len(runs) - len(waiting)
         while groups:
             ended, groups = ray.wait(groups, timeout=0.5)
@@ -143,12 +144,29 @@ def train_runs(
                 if error:
                     raise DataError(f"training: {error}")
         ray.kill(queue)
+        shutil.rmtree(places.out / ".ray", ignore_errors=True)  # Ray Train's own notes
     missing = [run.name for run in runs if run_report(places, run) is None]
     if missing:
         raise DataError(f"training ended without a result for {', '.join(missing)}")
     reports = [read_json(places.run(run.name) / "run.json") for run in runs]
     n_failed = sum(report["status"] != "ok" for report in reports)
     progress.done(f"{n_failed} failed" if n_failed else "")
+
+
+def _build_resident(runs: Sequence[Run], places: Places) -> None:
+    """Build the windows that the runs share once, and remove those that no run reads any more."""
+
+    @ray.remote(num_cpus=1)
+    def build(run: Run) -> str:
+        return build_windows(
+            places.shards, run.shards_key, places.examples, run.task, run.input, places.cache
+        ).name
+
+    distinct = {run.input: run for run in runs}
+    wanted = ray.get([build.remote(run) for run in distinct.values()])
+    for folder in places.cache.iterdir():
+        if folder.name not in wanted:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _groups_that_fit(scaling: ScalingSettings) -> int:
@@ -169,7 +187,9 @@ def _groups_that_fit(scaling: ScalingSettings) -> int:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _work(group: int, queue: Any, scaling: ScalingSettings, places: Places) -> str | None:
+def _work(
+    group: int, queue: Any, scaling: ScalingSettings, max_failures: int, places: Places
+) -> str | None:
     """Run one worker group until the queue is empty; gives an error's text if it cannot run."""
     trainer = TorchTrainer(
         _worker,
@@ -183,7 +203,7 @@ def _work(group: int, queue: Any, scaling: ScalingSettings, places: Places) -> s
             name=f"group-{group}-{time.time_ns()}",
             storage_path=str(places.out / ".ray"),
             # The queue counts the failures of each run; a group must outlive those of all its runs.
-            failure_config=FailureConfig(max_failures=-1),
+            failure_config=FailureConfig(max_failures=max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
@@ -240,6 +260,7 @@ def _one_run(run: Run, queue: Any, places: Places, workers: Workers) -> None:
         return
     if workers.rank == 0:
         _write_report(places, run, **summary)
+        (folder / STATE).unlink(missing_ok=True)  # only now is it not needed any more
 
 
 def _cpus_of_this_worker() -> int:
