@@ -87,6 +87,10 @@ class Units:
         """Say whether a unit has its entry."""
         return self._entry(unit).exists()
 
+    def n_done(self, units: Iterable[str]) -> int:
+        """Count the records of the units that are finished."""
+        return sum(read_json(self._entry(u))["n_input"] for u in units if self.is_finished(u))
+
     def finish(self, unit: str, entry: dict[str, Any]) -> None:
         """Enter a unit whose files are all in place; `entry` holds its counts."""
         write_json(self._entry(unit), entry)

@@ -136,6 +136,9 @@ def _run_units(
         num_cpus=settings.num_cpus,
         num_gpus=settings.num_gpus or None,
     )
+    finished_units = {unit["unit"] for unit in work} - {unit["unit"] for unit in waiting}
+    done += sum(own.n_done(finished_units) for own in units.values())
+    progress.update(done)
     for result in results.iter_rows():
         done += result["n_rows"] * len(units)
         progress.update(done)
