@@ -127,7 +127,7 @@ def test_another_format_version_is_refused(bundle, version):
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "null"])
 def test_a_card_that_is_no_card_is_refused(bundle, content):
     (bundle / CARD).write_text(content)
-    with pytest.raises(DataError, match=r"not valid JSON|expected a card of format 1"):
+    with pytest.raises(DataError, match=r"not valid JSON|expected a JSON dict"):
         load_checkpoint(bundle)
 
 

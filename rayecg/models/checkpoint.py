@@ -59,7 +59,7 @@ def read_card(folder: str | Path) -> dict[str, Any]:
         If there is none, or it is of another format version.
     """
     card = read_json(Path(folder) / CARD)
-    version = card.get("format_version") if isinstance(card, dict) else None
+    version = card.get("format_version")
     if version != FORMAT_VERSION:
         raise DataError(f"{folder}: expected a card of format {FORMAT_VERSION}, came {version}")
     return card
