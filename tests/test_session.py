@@ -18,7 +18,7 @@ SETTINGS = "RaySettings(num_cpus=1, object_store_memory=100_000_000)"
 SESSIONS = f"""
     import json, os, stat, subprocess, sys
     from pathlib import Path
-    from rayecg.core.session import RaySettings, cluster_cpus, cluster_gpus, ray_session
+    from rayecg.core.session import RaySettings, cluster_cpus, ray_session
 
     def mode(path):
         return oct(stat.S_IMODE(os.stat(path).st_mode))

@@ -101,18 +101,9 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
 
 def cluster_cpus() -> int:
     """Give the CPUs of the nodes alive now (a cluster that scales may still grow)."""
-    return _cluster_total("CPU")
-
-
-def cluster_gpus() -> int:
-    """Give the GPUs of the nodes alive now."""
-    return _cluster_total("GPU")
-
-
-def _cluster_total(resource: str) -> int:
     import ray
 
-    return int(ray.cluster_resources().get(resource, 0))
+    return int(ray.cluster_resources().get("CPU", 0))
 
 
 @contextmanager

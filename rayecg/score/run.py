@@ -27,6 +27,7 @@ from rayecg.core.files import (
 )
 from rayecg.core.predictions import RECORD_COLUMNS, WINDOW_COLUMNS, label_fields, output_columns
 from rayecg.core.progress import Progress
+from rayecg.core.session import cluster_cpus
 from rayecg.core.units import Units
 from rayecg.core.versions import code_fingerprint, versions
 from rayecg.models.checkpoint import read_card
@@ -111,7 +112,6 @@ def _run_units(
     progress: Progress,
     done: int,
 ) -> None:
-    import ray
     import ray.data
 
     waiting = [
@@ -121,9 +121,7 @@ def _run_units(
         return
     # Ray Data would infer one schema of rows that differ; a unit travels as one object.
     items = [{"item": [unit]} for unit in waiting]
-    actors = settings.concurrency or max(
-        int(ray.cluster_resources().get("CPU", 1) / settings.num_cpus), 1
-    )
+    actors = settings.concurrency or max(int(cluster_cpus() / settings.num_cpus), 1)
     results = ray.data.from_items(items, override_num_blocks=len(items)).map(
         UnitScorer,
         fn_constructor_kwargs={
