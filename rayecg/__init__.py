@@ -38,11 +38,14 @@ def load(checkpoint_dir: str | Path) -> Predictor:
 def read_record(path: str | Path) -> Record:
     """Read one WFDB record: `digital`, `physical` (mV), `fs` (Hz), `leads`, `flags`.
 
+    The leads have standard names and order; limb leads that two others give are derived and flagged.
+
     Parameters
     ----------
     path
         Path of the record, with or without `.hea`.
     """
     from rayecg.archives.wfdb_reader import read_record as read
+    from rayecg.signal.leads import with_derived_leads
 
-    return read(path)
+    return with_derived_leads(read(path))

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections import Counter
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
 
-from rayecg.archives.wfdb_reader import Checks, read_record
+from rayecg.archives import wfdb_reader
+from rayecg.archives.wfdb_reader import Checks
 from rayecg.core.errors import DataError, RecordError, SettingsError
 from rayecg.core.experiment import ArchiveSettings
 from rayecg.core.files import fingerprint
 from rayecg.core.record import Record
+from rayecg.core.storage import REMOTE_THREADS, open_folder
+from rayecg.signal.leads import with_derived_leads
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 #: Lies in the folder of every simulated archive.
 SYNTHETIC_MARKER = "synthetic.json"
@@ -45,27 +50,30 @@ class Archive:
                 f"archive.path: the archive kind {settings.kind!r} needs the folder it lies in "
                 "(--set archive.path=FOLDER)"
             )
-        if "://" in settings.path:
-            raise SettingsError(f"archive.path: only local folders are read, came {settings.path}")
         if settings.rate is not None and self.rates is not None and settings.rate not in self.rates:
             known = " or ".join(map(str, self.rates)) or "none: it has one rate"
             raise SettingsError(f"archive.rate: expected {known}, came {settings.rate}")
         self.settings = settings
-        self.root = Path(settings.path).expanduser().resolve()
-        if not self.root.is_dir():
+        try:
+            self.folder = open_folder(settings.path)
+        except SettingsError as error:
             raise SettingsError(
-                f"archive.path: expected the folder of a {settings.kind} archive, found none at "
-                f"{settings.path}"
-            )
-        if next(self.root.glob(self.landmark), None) is None:
+                f"archive.path: expected the folder of a {settings.kind} archive; {error}"
+            ) from None
+        if not self.folder.has(self.landmark):
             raise DataError(
-                f"{settings.path}: not a {settings.kind} archive (it has no {self.landmark})"
+                f"{self.folder}: not a {settings.kind} archive (it has no {self.landmark})"
             )
+
+    @property
+    def name(self) -> str:
+        """The last part of the archive's path."""
+        return self.folder.root.rpartition("/")[2]
 
     @property
     def synthetic(self) -> bool:
         """Whether the recordings were simulated; every figure that rests on them says so."""
-        return (self.root / SYNTHETIC_MARKER).exists()
+        return self.folder.has(SYNTHETIC_MARKER)
 
     def index(self) -> pa.Table:
         """List the records: a table with the columns of `shard_format.INDEX_FIELDS`."""
@@ -81,34 +89,69 @@ class Archive:
         """
         index = self.index()
         if not index.num_rows:
-            raise DataError(f"{self.settings.path}: the archive lists no record")
+            raise DataError(f"{self.folder}: the archive lists no record")
         counts = Counter(index["record_id"].to_pylist())
         record_id, n = counts.most_common(1)[0]
         if n > 1:
-            raise DataError(f"{self.settings.path}: the index lists record {record_id!r} {n} times")
+            raise DataError(f"{self.folder}: the index lists record {record_id!r} {n} times")
         return index
 
     def fingerprint(self, index: pa.Table) -> str:
         """Fingerprint the index, and size and time of the files that it names."""
-        stats = []
-        for path in index["path"].to_pylist():
-            for suffix in self.suffixes:
-                try:
-                    found = os.stat(f"{self.root / path}{suffix}")
-                    stats.append((found.st_size, found.st_mtime_ns))
-                except OSError:
-                    stats.append((-1, -1))
-        return fingerprint([index.to_pydict(), stats])
+        names = [
+            f"{path}{suffix}" for path in index["path"].to_pylist() for suffix in self.suffixes
+        ]
+        return fingerprint([index.to_pydict(), self.folder.facts(names).tolist()])
 
     def read(self, row: Mapping[str, Any], checks: Checks = "error") -> Record:
-        """Read the record that an index row names; see `wfdb_reader.read_record`."""
+        """Read the record that an index row names, missing limb leads derived.
+
+        Raises
+        ------
+        RecordError
+            With one of the codes of `rayecg.core.errors.ERROR_CODES`.
+        """
         if not row["path"]:
             raise RecordError("missing_file", "the archive's index names no file for it")
-        # By its letters alone: a folder inside the archive may be a link to another disk.
-        if os.path.isabs(row["path"]) or os.path.normpath(row["path"]).startswith(".."):
-            raise RecordError("outside_archive", f"the archive's index names {row['path']!r}")
-        return read_record(self.root / row["path"], checks)
+        return with_derived_leads(wfdb_reader.read(self.folder, row["path"], checks))
+
+    def read_each(
+        self, rows: Iterable[Mapping[str, Any]], checks: Checks = "error"
+    ) -> Iterator[Record | Exception]:
+        """Read records one after another; one that cannot be read gives its error.
+
+        Raises
+        ------
+        DataError
+            If the archive itself cannot be reached: that is no record's fault.
+        """
+
+        def attempt(row: Mapping[str, Any]) -> Record | Exception:
+            try:
+                return self.read(row, checks)
+            except DataError:
+                raise
+            except Exception as error:  # one record's trouble is that record's row
+                return error
+
+        return self.map_files(attempt, rows)
+
+    def map_files(self, function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+        """Apply a function that reads files, in order; several at a time where that saves waiting."""
+        if not self.folder.remote:
+            yield from map(function, items)
+            return
+        with ThreadPoolExecutor(REMOTE_THREADS) as pool:
+            waiting: deque[Future[Out]] = deque()
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                # So many are under way that none waits, and so few that memory stays small.
+                if len(waiting) > 2 * REMOTE_THREADS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def __reduce__(self) -> tuple[type[Archive], tuple[ArchiveSettings]]:
         # A worker may have another current folder.
-        return type(self), (dataclasses.replace(self.settings, path=str(self.root)),)
+        path = getattr(self.folder, "uri", self.folder.root)
+        return type(self), (dataclasses.replace(self.settings, path=path),)

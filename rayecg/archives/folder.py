@@ -16,11 +16,8 @@ class WfdbFolder(Archive):
 
     def index(self) -> pa.Table:
         """List the records by relative path."""
-        names = sorted(
-            file.relative_to(self.root).with_suffix("").as_posix()
-            for file in self.root.rglob("*.hea")
-        )
+        names = [name.removesuffix(".hea") for name in self.folder.walk(".hea")]
         if not names:
-            raise DataError(f"{self.settings.path}: expected WFDB headers (*.hea), found none")
+            raise DataError(f"{self.folder}: expected WFDB headers (*.hea), found none")
         rows = [{"record_id": name, "path": name} for name in names[: self.settings.limit]]
         return index_table(rows)

@@ -90,17 +90,32 @@ class MitBih(Archive):
     def index(self) -> pa.Table:
         """List the records that have an annotation file, by name."""
         rows = []
-        for file in sorted(self.root.glob("*.atr"))[: self.settings.limit]:
-            rows.append({"record_id": file.stem, "path": file.stem, "patient_id": file.stem})
-            rows[-1].update(_age_and_sex(file.with_suffix("")))
+        names = [name.removesuffix(".atr") for name in self.folder.walk(".atr") if "/" not in name]
+        names = names[: self.settings.limit]
+        for name, facts in zip(names, self.map_files(self._age_and_sex, names), strict=True):
+            rows.append({"record_id": name, "path": name, "patient_id": name, **facts})
         if not rows:
-            raise DataError(f"{self.root}: expected records with .atr files")
+            raise DataError(f"{self.folder}: expected records with .atr files")
         return index_table(rows)
+
+    def _age_and_sex(self, name: str) -> dict[str, Any]:
+        """Read age and sex from the first comment (`69 M 1085 1629 x1`); a negative age is unknown."""
+        try:
+            comments = read_header(self.folder, name).comments
+        except RecordError:  # the shards stage meets the same error and gives the record its row
+            return {}
+        found = _AGE_SEX.match(comments[0]) if comments else None
+        if not found:
+            return {}
+        age = int(found[1])
+        return {"age": float(age) if age >= 0 else None, "sex": found[2]}
 
     def read(self, row: Mapping[str, Any], checks: Checks = "error") -> Record:
         """Read a record and its beats; raises `bad_annotation` beside the codes of WFDB."""
         record = super().read(row, checks)
-        times, symbols = read_beats(self.root / row["path"], record.digital_LT.shape[1])
+        with self.folder.local([f"{row['path']}.atr"]) as folder:
+            stem = folder / row["path"].rpartition("/")[2]
+            times, symbols = read_beats(stem, record.digital_LT.shape[1])
         return dataclasses.replace(record, beat_times=times, beat_symbols=symbols)
 
 
@@ -143,16 +158,3 @@ def read_beats(path: Path, n_times: int) -> tuple[np.ndarray, tuple[str, ...]]:
         )
     symbols = tuple(np.asarray(found.symbol)[beat].tolist())
     return times, symbols
-
-
-def _age_and_sex(path: Path) -> dict[str, Any]:
-    """Read age and sex from the first comment (`69 M 1085 1629 x1`); a negative age is unknown."""
-    try:
-        comments = read_header(path).comments
-    except RecordError:  # the shards stage meets the same error and gives the record its row
-        return {}
-    found = _AGE_SEX.match(comments[0]) if comments else None
-    if not found:
-        return {}
-    age = int(found[1])
-    return {"age": float(age) if age >= 0 else None, "sex": found[2]}

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from rayecg.archives.base import SYNTHETIC_MARKER, Archive
-from rayecg.core.errors import DataError
+from rayecg.core.errors import DataError, RecordError
 from rayecg.core.shard_format import index_table
 
 DATABASE = "ptbxl_database.csv"
@@ -49,12 +49,12 @@ class PtbXl(Archive):
         DataError
             If a column is missing or a row cannot be read; the message names the line.
         """
-        file = self.root / DATABASE
+        file = f"{self.folder}/{DATABASE}"
         column = "filename_lr" if self.settings.rate == 100 else "filename_hr"
         rows: list[dict[str, Any]] = []
         try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = self.folder.read(DATABASE)[0].decode("utf-8")
+        except (RecordError, UnicodeDecodeError) as error:
             raise DataError(f"{file}: cannot be read as UTF-8 text ({error})") from None
         with io.StringIO(text, newline="") as stream:
             reader = csv.DictReader(stream)

@@ -1,153 +1,300 @@
 """WFDB headers: a parser for the grammar of header(5) that builds no data frames.
 
 Source: G. Moody, WFDB Applications Guide, header(5).
+
+The records of an archive differ in their first samples and checksums and are alike in all else, so
+what follows from the rest of the signal lines (`Signals`) is worked out once and kept.
+
+Published archives break the grammar. What leaves the signal unambiguous (a file name with a dot on
+the record line, dates in any spelling, lengths written as `5000.0`, lines after the last signal) is
+read, and the header says that it is not standard.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 from rayecg.core.errors import RecordError
+from rayecg.core.storage import Folder, check_name
 
 #: WFDB's gain where the header states none, or 0 (header(5): DEFGAIN).
 DEFAULT_GAIN = 200.0
 #: How many of a unit make 1 mV: the factor from ADC units per unit to ADC units per mV.
 UNITS = {"mv": 1.0, "uv": 1000.0, "µv": 1000.0, "μv": 1000.0, "v": 0.001, "nv": 1e6}
-#: Headers of real archives have a few kB.
-MAX_HEADER_BYTES = 1 << 20
+#: Headers of real archives have a few kB, those of week-long records a few hundred.
+MAX_HEADER_BYTES = 1 << 22
+#: Baselines and samples are at most this: no format is wider, and shards hold them in 32 bits.
+MAX_VALUE = 2**31 - 1
+MAX_SIGNALS = 4096
+_KEPT_SIGNALS = 64
 
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?")
 _GAIN = re.compile(r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)?(?:\(([-+]?\d+)\))?(?:/(\S+))?")
+_NAME = re.compile(r"[-\w]+(?:/\d+)?")
+_TIME = re.compile(r"\d{1,2}(:\d{1,2}){0,2}(\.\d*)?")
+_DATE = re.compile(r"\d{1,2}/\d{1,2}/\d{4}")
 
 
-@dataclass(frozen=True)
-class SignalSpec:
-    """One signal line of a header; `gain` is in ADC units per mV, 0 in the file becomes 200."""
+class SignalSpec(NamedTuple):
+    """One signal line of a header, without its file, first sample and checksum.
 
-    file: str
+    `gain` is in ADC units per mV (0 in the file becomes 200); it is None, with the unit in `unit`,
+    where the signal is no voltage.
+    """
+
     format: int
     samples_per_frame: int
     skew: int
     offset: int
-    gain: float
+    gain: float | None
     baseline: int
-    initial: int | None
-    checksum: int | None
-    name: str
     gain_stated: bool
+    unit: str
+    name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Signals:
+    """The signals of a record: their specifications, and which of its files each stands in."""
+
+    specs: tuple[SignalSpec, ...]
+    file_of: tuple[int, ...]
+
+
+class Segment(NamedTuple):
+    """A segment line: the record that holds it (`~` is a gap), and its length."""
+
+    name: str
+    n_times: int
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
-    """A record line with its signals; `fs` in Hz, `n_times` None where the header has no length."""
+    """A record line with its signals or segments.
 
-    n_segments: int
+    `fs` in Hz, frames a second; `n_times` in frames, None where the header has no length. `initial`
+    and `checksum` have a value or None for each signal.
+    """
+
     fs: float
     n_times: int | None
-    signals: tuple[SignalSpec, ...]
-    comments: tuple[str, ...]
+    files: tuple[str, ...]
+    signals: Signals
+    initial: tuple[int | None, ...]
+    checksum: tuple[int | None, ...]
+    segments: tuple[Segment, ...] | None
+    standard: bool
+    text: str
+
+    @property
+    def comments(self) -> tuple[str, ...]:
+        """The comment lines, without their `#`."""
+        lines = (line.strip() for line in self.text.splitlines())
+        return tuple(line[1:].strip() for line in lines if line.startswith("#"))
 
 
-def read_header(path: str | Path) -> Header:
+_NO_SIGNALS = Signals((), ())
+
+
+def read_header(folder: Folder, name: str) -> Header:
     """Read the header of a record.
 
     Parameters
     ----------
-    path
-        Path of the record without `.hea`.
+    folder
+        Where the record lies.
+    name
+        Its path below that, without `.hea`.
 
     Raises
     ------
     RecordError
-        `missing_file`, `bad_header`, `outside_archive`, `bad_units`.
+        `missing_file`, `bad_header`, `outside_archive`, `too_large`.
     """
-    file = Path(f"{path}.hea")
-    try:
-        with open(file, "rb") as stream:
-            raw = stream.read(MAX_HEADER_BYTES + 1)
-    except OSError as error:
-        raise RecordError("missing_file", f"{file}: {error.strerror}") from None
-    if len(raw) > MAX_HEADER_BYTES:
-        raise RecordError("bad_header", f"{file}: larger than {MAX_HEADER_BYTES} bytes")
+    raw, size = folder.read(f"{name}.hea")
+    if size > MAX_HEADER_BYTES:
+        raise _bad(folder, name, f"expected up to {MAX_HEADER_BYTES} bytes, came {size}")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
-    return parse_header(text, file)
+    try:
+        return parse_header(text)
+    except RecordError as error:
+        raise RecordError(error.code, f"{folder}/{name}.hea: {error.message}") from None
 
 
-def parse_header(text: str, file: str | Path) -> Header:
-    """Parse the text of a header; `file` is named in errors. See `read_header`."""
-    lines, comments = [], []
-    for line in text.splitlines():
-        line = line.strip()
-        if line.startswith("#"):
-            comments.append(line[1:].strip())
-        elif line:
-            lines.append(line)
+def _bad(folder: Folder, name: str, message: str) -> RecordError:
+    return RecordError("bad_header", f"{folder}/{name}.hea: {message}")
+
+
+def parse_header(text: str) -> Header:
+    """Parse the text of a header; see `read_header`, whose errors add the file's name."""
+    lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
     if not lines:
-        raise RecordError("bad_header", f"{file}: expected a record line, the file has none")
+        raise RecordError("bad_header", "expected a record line, the file has none")
     words = lines[0].split()
+    standard = True
     try:
         segments = words[0].partition("/")[2]
-        n_segments = int(segments) if segments else 1
+        n_segments = int(segments) if segments.isdecimal() else 0
         n_signals = int(words[1])
-        fs = float(re.split(r"[/(]", words[2])[0]) if len(words) > 2 else 250.0
-        n_times = int(words[3]) if len(words) > 3 else None
+        fs = float(re.split(r"[/(]", words[2], maxsplit=1)[0]) if len(words) > 2 else 250.0
+        n_times = _whole(words[3]) if len(words) > 3 else None
     except (IndexError, ValueError):
         raise RecordError(
             "bad_header",
-            f"{file}: expected 'name signals fs samples' on the first line, came {lines[0][:80]!r}",
+            f"expected 'name signals fs samples' on the first line, came {lines[0][:80]!r}",
         ) from None
     if not 0 < fs < 1e7 or n_signals < 1 or (n_times is not None and n_times < 0):
         raise RecordError(
-            "bad_header", f"{file}: impossible record line {lines[0][:80]!r} (signals, fs, samples)"
+            "bad_header", f"impossible record line {lines[0][:80]!r} (signals, fs, samples)"
         )
-    if n_segments > 1 or segments:
-        return Header(n_segments, fs, n_times, (), tuple(comments))
+    if n_signals > MAX_SIGNALS:
+        raise RecordError("too_large", f"claims {n_signals} signals, over {MAX_SIGNALS}")
+    if not _NAME.fullmatch(words[0]) or (len(words) > 3 and not words[3].isdecimal()):
+        standard = False
+    if len(words) > 4 and not _is_time_and_date(words[4:]):
+        standard = False
+    if n_segments:
+        return _with_segments(lines, n_segments, fs, n_times, standard, text)
     if len(lines) - 1 < n_signals:
+        raise RecordError("bad_header", f"expected {n_signals} signal lines, came {len(lines) - 1}")
+    if len(lines) - 1 > n_signals:
+        standard = False
+    files: dict[str, int] = {}
+    key, initial, checksum = [], [], []
+    for line in lines[1 : 1 + n_signals]:
+        words = line.split(None, 8)
+        n_words = len(words)
+        file_of = files.setdefault(words[0], len(files))
+        # The first sample and the checksum are the record's own; all else is shared with others.
+        key.append((file_of, *words[1:5], words[8] if n_words > 8 else ""))
+        try:
+            initial.append(_whole(words[5]) if n_words > 5 else None)
+            checksum.append(_whole(words[6]) if n_words > 6 else None)
+        except ValueError:
+            raise _bad_line(line) from None
+    signals = (_signals if n_signals <= _KEPT_SIGNALS else _parse_signals)(tuple(key))
+    for file in files:
+        if "/" in file:
+            raise RecordError("outside_archive", f"names a signal file outside: {file[:200]!r}")
+        check_name(file, "its folder")
+    return Header(
+        fs=fs,
+        n_times=n_times or None,
+        files=tuple(files),
+        signals=signals,
+        initial=tuple(initial),
+        checksum=tuple(checksum),
+        segments=None,
+        standard=standard,
+        text=text,
+    )
+
+
+def _with_segments(
+    lines: list[str],
+    n_segments: int,
+    fs: float,
+    n_times: int | None,
+    standard: bool,
+    text: str,
+) -> Header:
+    if len(lines) - 1 < n_segments:
         raise RecordError(
-            "bad_header", f"{file}: expected {n_signals} signal lines, came {len(lines) - 1}"
+            "bad_header", f"expected {n_segments} segment lines, came {len(lines) - 1}"
         )
-    signals = tuple(_parse_signal(line, file) for line in lines[1 : 1 + n_signals])
-    return Header(1, fs, n_times or None, signals, tuple(comments))
+    segments = []
+    for line in lines[1 : 1 + n_segments]:
+        words = line.split()
+        try:
+            segment = Segment(words[0], int(words[1]))
+        except (IndexError, ValueError):
+            raise RecordError(
+                "bad_header", f"cannot be read as a segment line: {line[:80]!r}"
+            ) from None
+        if segment.n_times < 0:
+            raise RecordError("bad_header", f"a segment of negative length: {line[:80]!r}")
+        if segment.name != "~":
+            if "/" in segment.name:
+                raise RecordError("outside_archive", f"names a segment outside: {line[:80]!r}")
+            check_name(segment.name, "its folder")
+        segments.append(segment)
+    return Header(fs, n_times or None, (), _NO_SIGNALS, (), (), tuple(segments), standard, text)
 
 
-def _parse_signal(line: str, file: str | Path) -> SignalSpec:
-    words = line.split(maxsplit=8)
-    form = _FORMAT.fullmatch(words[1]) if len(words) > 1 else None
-    gain = _GAIN.fullmatch(words[2]) if len(words) > 2 else _GAIN.fullmatch("")
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise ValueError(text) from None
+        return int(number)
+
+
+def _is_time_and_date(words: list[str]) -> bool:
+    return (
+        len(words) <= 2
+        and bool(_TIME.fullmatch(words[0]))
+        and (len(words) == 1 or bool(_DATE.fullmatch(words[1])))
+    )
+
+
+def _parse_signals(key: tuple[tuple[int | str, ...], ...]) -> Signals:
+    return Signals(
+        tuple(_parse_signal([str(word) for word in words[1:]]) for words in key),
+        tuple(int(words[0]) for words in key),
+    )
+
+
+# A kept entry is as large as its header's signal lines: 512 x 64 signals bound it.
+_signals = functools.lru_cache(512)(_parse_signals)
+
+
+def _parse_signal(words: list[str]) -> SignalSpec:
+    """Parse format, gain, resolution, zero and name; any but the first and last can be missing."""
+    name, words = words[-1].strip(), words[:-1]
+    form = _FORMAT.fullmatch(words[0]) if words else None
+    gain = _GAIN.fullmatch(words[1]) if len(words) > 1 else _GAIN.fullmatch("")
     try:
         if form is None or gain is None:
             raise ValueError
         number = float(gain[1]) if gain[1] else 0.0
-        zero = int(words[4]) if len(words) > 4 else 0
-        initial = int(words[5]) if len(words) > 5 else None
-        checksum = int(words[6]) if len(words) > 6 else None
+        zero = _whole(words[3]) if len(words) > 3 else 0
         baseline = int(gain[2]) if gain[2] else zero
-    except ValueError:
-        raise RecordError(
-            "bad_header", f"{file}: cannot be read as a signal line: {line[:80]!r}"
-        ) from None
-    if "/" in words[0] or "\\" in words[0] or words[0] in ("..", "~"):
-        raise RecordError(
-            "outside_archive", f"{file}: names a signal file outside its folder: {words[0]!r}"
+        if not math.isfinite(number) or abs(baseline) > MAX_VALUE or len(words[0]) > 40:
+            raise ValueError
+        code, per_frame, skew, offset = (
+            int(text) if text else default
+            for text, default in zip(form.groups(), (0, 1, 0, 0), strict=True)
         )
-    unit = (gain[3] or "mV").lower()
-    if unit not in UNITS:
-        raise RecordError("bad_units", f"{file}: expected V, mV, uV or nV, came {gain[3]!r}")
+        if per_frame < 1:
+            raise ValueError
+    except ValueError:
+        raise _bad_line(" ".join(["FILE", *words, name])) from None
+    unit = gain[3] or "mV"
+    factor = UNITS.get(unit.lower())
+    scaled = None if factor is None else (number or DEFAULT_GAIN) * factor
+    if scaled is not None and not 1e-30 < abs(scaled) < 1e30:
+        raise _bad_line(" ".join(["FILE", *words, name]))
     return SignalSpec(
-        file=words[0],
-        format=int(form[1]),
-        samples_per_frame=int(form[2] or 1),
-        skew=int(form[3] or 0),
-        offset=int(form[4] or 0),
-        gain=(number or DEFAULT_GAIN) * UNITS[unit],
+        format=code,
+        samples_per_frame=per_frame,
+        skew=skew,
+        offset=offset,
+        gain=scaled,
         baseline=baseline,
-        initial=initial,
-        checksum=checksum,
-        name=words[8].strip() if len(words) > 8 else "",
         gain_stated=bool(number),
+        unit=unit,
+        name=name,
     )
+
+
+def _bad_line(line: str) -> RecordError:
+    return RecordError("bad_header", f"cannot be read as a signal line: {line[:80]!r}")

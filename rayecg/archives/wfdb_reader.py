@@ -1,239 +1,410 @@
-"""Reading one WFDB record: the common formats directly, the others through `wfdb`.
+"""Reading one WFDB record: every format, any number of files, segments, with the checks.
 
-Legend: L lead, T time, S sample of a file.
+Legend: L lead, T time (sample), F frame, S sample of a file.
 
 `wfdb.rdrecord` spends nearly all of its time in its header parser and checks neither checksums nor
-initial values; the direct path does both, and refuses to leave the record's folder.
+initial values. Here what the headers of an archive have in common is worked out once (`_Plan`), a
+file is one read, and its samples are checked before anything else is made of them.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from rayecg.archives.wfdb_header import Header, SignalSpec, read_header
+from rayecg.archives.wfdb_formats import FLAC, FORMATS, decode_flac, flac_invalid
+from rayecg.archives.wfdb_header import Header, Signals, SignalSpec, read_header
 from rayecg.core.errors import RecordError
 from rayecg.core.record import MAX_SAMPLES, Record, invalid_value
-from rayecg.signal.leads import standard_name, standard_order
+from rayecg.core.storage import Folder
+from rayecg.signal.leads import standard_name, standard_order, unique_names
 
 Checks = Literal["error", "flag", "off"]
+Frames = Literal["expand", "average"]
 
-#: Bits read directly; `wfdb` reads the rest.
-_DIRECT = {16, 212}
-_MAX_BASELINE = 2**31 - 1  # header(5) knows no wider samples, and shards hold it in 32 bits
-_THROUGH_WFDB = {8, 24, 32, 61, 80, 160, 310, 311, 508, 516, 524}
+#: A file may go on for so many bytes after the last sample before it counts as longer than stated.
+_PADDING = 512
 
 
-def read_record(path: str | Path, checks: Checks = "error") -> Record:
+def read_record(path: str | Path, checks: Checks = "error", frames: Frames = "expand") -> Record:
+    """Read one WFDB record by path; see `read`."""
+    path = Path(str(path).removesuffix(".hea"))
+    if not path.parent.is_dir():
+        raise RecordError("missing_file", f"{path}.hea: no such file or directory")
+    return read(Folder(path.parent), path.name, checks, frames)
+
+
+def read(folder: Folder, name: str, checks: Checks = "error", frames: Frames = "expand") -> Record:
     """Read one WFDB record, leads by standard names in standard order.
 
     Parameters
     ----------
-    path
-        Path of the record, with or without `.hea`.
+    folder
+        The archive, or the folder the record lies in; no file outside it is read.
+    name
+        The record's path below the folder, without `.hea`.
     checks
         What a wrong checksum or initial value does: `error` refuses the record, `flag` marks it,
         `off` does not look.
+    frames
+        Of a record whose frames hold several samples of a signal: `expand` gives every sample, at
+        the rate of the fastest lead (slower ones are resampled to it and flagged); `average` gives
+        one value a frame, as `wfdb.rdrecord` does by default.
 
     Returns
     -------
     Record
         With `digital` (int16 or int32, leads by times), `physical` (mV), `fs` (Hz), `leads`,
-        `flags`.
+        `flags`. Signals that are no voltage (blood pressure, respiration) are left out and flagged.
 
     Raises
     ------
     RecordError
         With one of the codes of `rayecg.core.errors.ERROR_CODES`.
     """
-    path = Path(str(path).removesuffix(".hea"))
-    header = read_header(path)
-    if header.n_segments > 1 or not header.signals:
-        raise RecordError("unsupported_format", f"{path}.hea: multi-segment records are not read")
-    _refuse_too_many((header.n_times or 0) * len(header.signals), f"{path}.hea")
-    flags: list[str] = []
-    specs = header.signals
-    if all(_is_direct(spec) for spec in specs):
-        digital_LT = _read_direct(path, header, checks, flags)
-    else:
-        digital_LT = _read_through_wfdb(path, header, checks, flags)
-    names = [standard_name(spec.name) or f"lead{i}" for i, spec in enumerate(specs)]
+    header = read_header(folder, name)
+    if header.segments is not None:
+        from rayecg.archives.wfdb_segments import read_segments
+
+        return read_segments(folder, name, header, checks, frames)
+    return read_signals(folder, name, header, checks, frames)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The signals of one file: `of` are their numbers in the header."""
+
+    file: int
+    of: tuple[int, ...]
+    code: int
+    offset: int
+    per_frame: tuple[int, ...]
+    max_skew: int
+    simple: bool
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a record's signal lines say, apart from first samples and checksums."""
+
+    groups: tuple[_Group, ...]
+    kept: tuple[int, ...]
+    leads: tuple[str, ...]
+    gain_L: np.ndarray
+    baseline_L: np.ndarray
+    flags: tuple[str, ...]
+    per_frame: int
+    in_order: bool
+
+
+@functools.lru_cache(1024)
+def _plan(signals: Signals) -> _Plan:
+    specs = signals.specs
+    groups = []
+    for file in range(max(signals.file_of) + 1):
+        of = tuple(i for i, own in enumerate(signals.file_of) if own == file)
+        if of != tuple(range(of[0], of[-1] + 1)):
+            raise RecordError("bad_header", "the signals of a file do not stand together")
+        own = [specs[i] for i in of]
+        if len({(spec.format, spec.offset) for spec in own}) > 1:
+            raise RecordError("bad_header", "a signal file is given several formats or offsets")
+        code = own[0].format
+        if code not in FORMATS and code not in FLAC:
+            raise RecordError("unsupported_format", f"unknown format {code}")
+        per_frame = tuple(spec.samples_per_frame for spec in own)
+        if code in FLAC and len(set(per_frame)) > 1:
+            raise RecordError("bad_header", "the signals of a FLAC file have different rates")
+        skew = max(spec.skew for spec in own)
+        simple = set(per_frame) == {1} and not skew and code not in FLAC and code != 8
+        groups.append(_Group(file, of, code, own[0].offset, per_frame, skew, simple))
+    voltages = [i for i, spec in enumerate(specs) if spec.gain is not None]
+    if not voltages:
+        units = ", ".join(sorted({spec.unit[:20] for spec in specs})[:5])
+        raise RecordError("bad_units", f"expected signals in V, mV, uV or nV, came {units}")
+    names = [standard_name(specs[i].name) or f"lead{i}" for i in voltages]
     order = standard_order(names)
-    leads = _unique([names[i] for i in order], flags)
-    for spec, name in zip(specs, names, strict=True):
-        if not spec.gain_stated:
-            flags.append(f"default_gain:{name}")
-    if not np.isfinite([spec.gain for spec in specs]).all() or any(s.gain == 0 for s in specs):
-        raise RecordError("bad_header", f"{path}.hea: a gain is not a usable number")
-    if any(abs(spec.baseline) > _MAX_BASELINE for spec in specs):
-        raise RecordError("bad_header", f"{path}.hea: a baseline is over {_MAX_BASELINE}")
-    digital_LT = np.ascontiguousarray(digital_LT[order])
-    invalid_LT = digital_LT == invalid_value(digital_LT.dtype)
-    low_L, high_L = digital_LT.min(axis=1), digital_LT.max(axis=1)
-    for i, lead in enumerate(leads):
-        if low_L[i] == high_L[i]:
-            flags.append(f"{'invalid' if invalid_LT[i].all() else 'flat'}:{lead}")
-        elif low_L[i] == invalid_value(digital_LT.dtype):
-            flags.append(f"some_invalid:{lead}")
-    if invalid_LT.all():
-        raise RecordError("all_invalid", f"{path}: every sample is marked invalid")
+    kept = tuple(voltages[i] for i in order)
+    leads, repeated = unique_names([names[i] for i in order])
+    flags = [f"repeated_lead:{name}" for name in repeated]
+    flags += [
+        f"default_gain:{lead}"
+        for lead, i in zip(leads, kept, strict=True)
+        if not specs[i].gain_stated
+    ]
+    flags += [
+        f"other_signal:{spec.name or f'signal{i}'}"
+        for i, spec in enumerate(specs)
+        if spec.gain is None
+    ]
+    return _Plan(
+        groups=tuple(groups),
+        kept=kept,
+        leads=leads,
+        gain_L=np.array([specs[i].gain for i in kept]),
+        baseline_L=np.array([specs[i].baseline for i in kept], dtype=np.int64),
+        flags=tuple(flags),
+        per_frame=max(specs[i].samples_per_frame for i in kept),
+        in_order=kept == tuple(range(len(specs))),
+    )
+
+
+def read_signals(
+    folder: Folder, name: str, header: Header, checks: Checks, frames: Frames
+) -> Record:
+    """Read the signals of a record without segments; see `read`."""
+    try:
+        plan = _plan(header.signals)
+    except RecordError as error:
+        raise RecordError(error.code, f"{folder}/{name}.hea: {error.message}") from None
+    flags = list(plan.flags)
+    if not header.standard:
+        flags.append("nonstandard_header")
+    reader = _FileReader(folder, name, header, checks, flags)
+    groups = plan.groups
+    if len(groups) == 1 and groups[0].simple:
+        # Nearly every archive: one file, one sample a frame.
+        digital_LT, wide = reader.read_simple(groups[0]), None
+        if not plan.in_order:
+            digital_LT = digital_LT[list(plan.kept)]
+    else:
+        rows: list[np.ndarray] = []
+        for group in groups:
+            rows.extend(reader.read_simple(group) if group.simple else reader.read_frames(group))
+        n_frames = {
+            len(row) // spec.samples_per_frame
+            for row, spec in zip(rows, header.signals.specs, strict=True)
+        }
+        if len(n_frames) > 1:
+            raise RecordError(
+                "bad_header", f"{folder}/{name}.hea: its signal files have different lengths"
+            )
+        digital_LT, wide = _one_rate(rows, header, plan, frames, flags)
+    invalid = invalid_value(digital_LT.dtype)
+    if (digital_LT[:, 0] == invalid).all() and (digital_LT == invalid).all():
+        raise RecordError("all_invalid", f"{folder}/{name}: every sample is marked invalid")
+    fs = header.fs if wide is None else header.fs * wide
     return Record(
         digital_LT=digital_LT,
-        gain_L=np.array([specs[i].gain for i in order]),
-        baseline_L=np.array([specs[i].baseline for i in order], dtype=np.int64),
-        fs=header.fs,
-        leads=leads,
+        gain_L=plan.gain_L,
+        baseline_L=plan.baseline_L,
+        fs=fs,
+        leads=plan.leads,
         flags=tuple(flags),
     )
 
 
-def _refuse_too_many(n_samples: int, file: str | Path) -> None:
-    if n_samples > MAX_SAMPLES:
-        raise RecordError("too_large", f"{file}: claims {n_samples} samples, over {MAX_SAMPLES}")
+class _FileReader:
+    """Reads and checks the signal files of one record."""
 
+    def __init__(
+        self, folder: Folder, name: str, header: Header, checks: Checks, flags: list[str]
+    ) -> None:
+        self.folder, self.name, self.header = folder, name, header
+        self.checks, self.flags = checks, flags
+        above = name.rpartition("/")[0]
+        self._above = f"{above}/" if above else ""
 
-def _is_direct(spec: SignalSpec) -> bool:
-    return spec.format in _DIRECT and spec.samples_per_frame == 1 and spec.skew == 0
+    def _where(self, group: _Group) -> str:
+        return f"{self.folder}/{self._above}{self.header.files[group.file]}"
 
-
-def _unique(names: list[str], flags: list[str]) -> tuple[str, ...]:
-    """Give repeated lead names a number, so that every lead can be asked for."""
-    seen: dict[str, int] = {}
-    leads = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        leads.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-        if seen[name] == 2:
-            flags.append(f"repeated_lead:{name}")
-    return tuple(leads)
-
-
-def _read_direct(path: Path, header: Header, checks: Checks, flags: list[str]) -> np.ndarray:
-    """Read formats 16 and 212; the leads of one file stand one after another in the header."""
-    parts, start = [], 0
-    specs = header.signals
-    while start < len(specs):
-        stop = start + 1
-        while stop < len(specs) and specs[stop].file == specs[start].file:
-            stop += 1
-        group = specs[start:stop]
-        if any(spec.file == group[0].file for spec in specs[stop:]):
+    def _samples(self, group: _Group) -> np.ndarray:
+        """Give the samples of a file, in whole frames, one after another."""
+        per_frame = sum(group.per_frame)
+        n_frames = self.header.n_times
+        if n_frames is not None and n_frames * per_frame > MAX_SAMPLES:
             raise RecordError(
-                "bad_header", f"{path}.hea: the signals of {group[0].file} do not stand together"
+                "too_large",
+                f"{self._where(group)}: claims {n_frames * per_frame} samples, over {MAX_SAMPLES}",
             )
-        if len({(spec.format, spec.offset) for spec in group}) > 1:
+        file = self._above + self.header.files[group.file]
+        if group.code in FLAC:
+            raw, _ = self.folder.read(file)
+            width = group.per_frame[0]
+            n_times = None if n_frames is None else n_frames * width
+            found_TL = decode_flac(
+                raw, group.code, len(group.of), group.offset, n_times, self._where(group)
+            )
+            found_TL = found_TL[: len(found_TL) // width * width]
+            # From times by signals to the order of other files: frame, signal, sample.
+            frames_FSL = found_TL.reshape(-1, width, len(group.of))
+            return np.ascontiguousarray(frames_FSL.transpose(0, 2, 1)).reshape(-1)
+        form = FORMATS[group.code]
+        if n_frames is None:  # the file's size tells
+            size = max(self.folder.size(file) - group.offset, 0)
+            n_frames = form.n_samples(size) // per_frame
+            if n_frames and form.n_bytes(n_frames * per_frame) > size:
+                n_frames -= 1
+            if n_frames * per_frame > MAX_SAMPLES:
+                raise RecordError("too_large", f"{self._where(group)}: over {MAX_SAMPLES} samples")
+        n_samples = n_frames * per_frame
+        expected = form.n_bytes(n_samples)
+        raw, size = self.folder.read(file, group.offset, expected)
+        if len(raw) < expected or not n_samples:
             raise RecordError(
-                "bad_header", f"{path}.hea: {group[0].file} is given several formats or offsets"
+                "truncated_signal",
+                f"{self._where(group)}: expected {expected} bytes ({len(group.of)} leads x "
+                f"{n_frames} samples), came {max(size - group.offset, 0)}",
             )
-        raw_LT = _read_file(path.parent / group[0].file, group, header.n_times)
-        if checks != "off":
-            _verify(raw_LT, group, path, checks, flags)
-        if group[0].format == 212:
-            # Format 212 marks invalid samples with its own smallest value.
-            raw_LT[raw_LT == -2048] = invalid_value(raw_LT.dtype)
-        parts.append(raw_LT)
-        start = stop
-    if len({part.shape[1] for part in parts}) > 1:
-        raise RecordError("bad_header", f"{path}.hea: its signal files have different lengths")
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if size - group.offset - expected >= max(_PADDING, expected // max(n_frames, 1)):
+            self.flags.append("longer_file")
+        return form.decode(np.frombuffer(raw, dtype=np.uint8), n_samples)
+
+    def read_simple(self, group: _Group) -> np.ndarray:
+        """Read a file with one sample a frame; leads by times."""
+        samples_S = self._samples(group)
+        raw_LT = np.ascontiguousarray(samples_S.reshape(-1, len(group.of)).T)
+        if self.checks != "off":
+            # The sum is stated in 16 bits, which is what a sum in 16 bits is.
+            self._verify(group, _sums(raw_LT), raw_LT[:, 0])
+        invalid = FORMATS[group.code].invalid
+        own = invalid_value(raw_LT.dtype)
+        if invalid != own:  # the marker of a narrower format becomes that of the type
+            raw_LT[raw_LT == invalid] = own
+        return raw_LT
+
+    def read_frames(self, group: _Group) -> list[np.ndarray]:
+        """Read a file with frames of several samples, with skew, of differences, or FLAC.
+
+        Gives a row for each signal, every sample of it.
+        """
+        specs = [self.header.signals.specs[i] for i in group.of]
+        samples_FS = self._samples(group).reshape(-1, sum(group.per_frame))
+        invalid = flac_invalid(group.code) if group.code in FLAC else FORMATS[group.code].invalid
+        rows, start = [], 0
+        for spec, i in zip(specs, group.of, strict=True):
+            stop = start + spec.samples_per_frame
+            row_T = np.array(samples_FS[:, start:stop]).reshape(-1)
+            start = stop
+            if group.code == 8:
+                row_T = _from_differences(row_T, self.header.initial[i] or 0)
+            rows.append(row_T)
+        if self.checks != "off" and not group.max_skew:
+            # Of leads that a skew moves, the header's values are not those at the record's start.
+            sums = np.array([_sums(row_T[None])[0] for row_T in rows])
+            # A file of differences has no first sample of its own: the header gives it.
+            first = None if group.code == 8 else np.array([row_T[0] for row_T in rows])
+            self._verify(group, sums, first)
+        for row_T, spec in zip(rows, specs, strict=True):
+            own = invalid_value(row_T.dtype)
+            if invalid is not None and invalid != own:
+                row_T[row_T == invalid] = own
+            n_moved = min(spec.skew * spec.samples_per_frame, len(row_T))
+            if n_moved:
+                row_T[: len(row_T) - n_moved] = row_T[n_moved:].copy()
+                row_T[len(row_T) - n_moved :] = own
+        return rows
+
+    def _verify(self, group: _Group, sum_L: np.ndarray, first_L: np.ndarray | None) -> None:
+        header = self.header
+        low, high = group.of[0], group.of[-1] + 1
+        sums = sum_L.tolist()
+        # Nearly always all is well, and two comparisons of lists say so.
+        stated = header.checksum[low:high]
+        if None not in stated and [(s + 32768) % 65536 - 32768 for s in stated] != sums:  # type: ignore[operator]
+            self._report("checksum_mismatch", group, stated, sums, 65536)
+        elif None in stated:
+            self._report("checksum_mismatch", group, stated, sums, 65536)
+        if first_L is not None:
+            firsts = first_L.tolist()
+            if list(header.initial[low:high]) != firsts:
+                self._report("bad_initial_value", group, header.initial[low:high], firsts, None)
+
+    def _report(
+        self,
+        code: str,
+        group: _Group,
+        stated: Sequence[int | None],
+        found: Sequence[int],
+        modulus: int | None,
+    ) -> None:
+        for i, expected, came in zip(group.of, stated, found, strict=True):
+            if expected is None:
+                continue
+            if modulus:
+                expected, came = expected % modulus, came % modulus
+            if expected == came:
+                continue
+            name = self.header.signals.specs[i].name
+            if self.checks == "error":
+                what = "checksum" if modulus else "first sample"
+                raise RecordError(
+                    code,
+                    f"{self._where(group)}: lead {name!r}: expected {what} {expected}, came {came}",
+                )
+            self.flags.append(f"{code}:{standard_name(name) or f'lead{i}'}")
 
 
-def _read_file(file: Path, group: Sequence[SignalSpec], n_times: int | None) -> np.ndarray:
-    n_leads, offset = len(group), group[0].offset
-    _refuse_outside(file)
-    try:
-        size = max(file.stat().st_size - offset, 0)
-    except OSError as error:
-        raise RecordError("missing_file", f"{file}: {error.strerror}") from None
-    if n_times is None:  # a header without a length: the file's size tells
-        n_times = (size // 2 if group[0].format == 16 else size * 2 // 3) // n_leads
-    n_samples = n_leads * n_times
-    _refuse_too_many(n_samples, file)
-    expected = n_samples * 2 if group[0].format == 16 else (n_samples * 3 + 1) // 2
-    if size < expected or not n_samples:
-        raise RecordError(
-            "truncated_signal",
-            f"{file}: expected {expected} bytes ({n_leads} leads x {n_times} samples), came {size}",
-        )
-    try:
-        raw = np.fromfile(file, np.uint8, count=expected, offset=offset)
-    except OSError as error:
-        raise RecordError("missing_file", f"{file}: {error.strerror}") from None
-    if len(raw) < expected:
-        raise RecordError("truncated_signal", f"{file}: expected {expected} bytes, read {len(raw)}")
-    samples_S = raw.view("<i2") if group[0].format == 16 else _decode_212(raw, n_samples)
-    return np.ascontiguousarray(samples_S.reshape(n_times, n_leads).T)
+def _sums(raw_LT: np.ndarray) -> np.ndarray:
+    """Sum leads modulo 2^16, as int16."""
+    if raw_LT.dtype == np.int16:
+        return np.add.reduce(raw_LT, axis=1, dtype=np.int16)
+    return raw_LT.sum(axis=1, dtype=np.int64).astype(np.uint64).astype(np.uint16).view(np.int16)
 
 
-def _refuse_outside(file: Path) -> None:
-    if file.is_symlink() and file.resolve().parent != file.parent.resolve():
-        raise RecordError("outside_archive", f"{file}: a link that leaves its folder")
+def _from_differences(row_T: np.ndarray, initial: int) -> np.ndarray:
+    """Add up the differences of format 8; the first is taken from the header's initial value."""
+    if abs(initial) + 128 * len(row_T) < 2**31:
+        return np.cumsum(row_T, dtype=np.int32) + np.int32(initial)
+    total_T = np.cumsum(row_T, dtype=np.int64) + initial
+    return np.clip(total_T, -(2**31) + 1, 2**31 - 1).astype(np.int32)
 
 
-def _decode_212(raw: np.ndarray, n_samples: int) -> np.ndarray:
-    """Unpack pairs of 12-bit two's complement samples from three bytes each."""
-    padded = np.zeros((n_samples + 1) // 2 * 3, dtype=np.uint8)
-    padded[: len(raw)] = raw
-    low, middle, high = padded.reshape(-1, 3).T.astype(np.int16)
-    samples = np.empty((len(low), 2), dtype=np.int16)
-    # Shifting the sign bit of the 12-bit value into bit 15 and back extends the sign.
-    samples[:, 0] = ((middle & 0x0F) << 12 | low << 4) >> 4
-    samples[:, 1] = ((middle & 0xF0) << 8 | high << 4) >> 4
-    return samples.reshape(-1)[:n_samples]
+def _one_rate(
+    rows: list[np.ndarray], header: Header, plan: _Plan, frames: Frames, flags: list[str]
+) -> tuple[np.ndarray, int | None]:
+    """Bring signals to one type and one rate; gives leads by times, and samples a frame."""
+    specs = header.signals.specs
+    dtype = np.result_type(*[rows[i].dtype for i in plan.kept])
+    per_frame = plan.per_frame if frames == "expand" else 1
+    n_times = len(rows[plan.kept[0]]) // specs[plan.kept[0]].samples_per_frame * per_frame
+    if n_times * len(plan.kept) > MAX_SAMPLES:
+        raise RecordError("too_large", f"{n_times * len(plan.kept)} samples, over {MAX_SAMPLES}")
+    digital_LT = np.empty((len(plan.kept), n_times), dtype=dtype)
+    for row, i in enumerate(plan.kept):
+        digital_LT[row] = _at_rate(widened(rows[i], dtype), specs[i], per_frame, header.fs)
+        if frames == "expand" and specs[i].samples_per_frame < per_frame:
+            rate = header.fs * specs[i].samples_per_frame
+            flags.append(f"up_sampled:{rate:g}:{plan.leads[row]}")
+    if frames == "average" and plan.per_frame > 1:
+        flags.append("averaged_frames")
+    return digital_LT, per_frame
 
 
-def _verify(
-    raw_LT: np.ndarray, group: Sequence[SignalSpec], path: Path, checks: Checks, flags: list[str]
-) -> None:
-    # Only the low 16 bits of the sum are stated, so int64 sums of int16 samples cannot overflow.
-    sums_L = raw_LT.sum(axis=1, dtype=np.int64)
-    for spec, total, first in zip(group, sums_L, raw_LT[:, 0], strict=True):
-        problems = []
-        if spec.checksum is not None and (int(total) - spec.checksum) % 65536:
-            text = f"expected checksum {spec.checksum % 65536}, came {int(total) % 65536}"
-            problems.append(("checksum_mismatch", text))
-        if spec.initial is not None and int(first) != spec.initial:
-            problems.append(
-                ("bad_initial_value", f"expected first sample {spec.initial}, came {first}")
-            )
-        for code, text in problems:
-            if checks == "error":
-                raise RecordError(code, f"{path.parent / spec.file}: lead {spec.name!r}: {text}")
-            flags.append(f"{code}:{standard_name(spec.name)}")
+def widened(row: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Give samples another integer type, invalid ones staying invalid."""
+    if row.dtype == dtype:
+        return row
+    wide = row.astype(dtype)
+    wide[row == invalid_value(row.dtype)] = invalid_value(dtype)
+    return wide
 
 
-def _read_through_wfdb(path: Path, header: Header, checks: Checks, flags: list[str]) -> np.ndarray:
-    """Read a format that is rare in ECG archives with `wfdb`, then check it as the others."""
-    import wfdb  # half a second of imports that the common formats do not need
+def _at_rate(row_T: np.ndarray, spec: SignalSpec, per_frame: int, fs: float) -> np.ndarray:
+    own = spec.samples_per_frame
+    if own == per_frame:
+        return row_T
+    invalid = invalid_value(row_T.dtype)
+    if per_frame == 1:
+        frames_FS = row_T.reshape(-1, own)
+        # Division and the cut towards zero are those of `wfdb`.
+        mean_F = (frames_FS.sum(axis=1, dtype=np.int64) / own).astype(row_T.dtype)
+        mean_F[(frames_FS == invalid).any(axis=1)] = invalid
+        return mean_F
+    from rayecg.signal.prepare import bridge, resample
 
-    unknown = {spec.format for spec in header.signals} - _DIRECT - _THROUGH_WFDB
-    if unknown:
-        raise RecordError("unsupported_format", f"{path}.hea: unknown format {sorted(unknown)}")
-    for spec in header.signals:
-        _refuse_outside(path.parent / spec.file)
-        if not (path.parent / spec.file).is_file():
-            raise RecordError("missing_file", f"{path.parent / spec.file}: No such file")
-    try:
-        found = wfdb.rdrecord(str(path), physical=False, smooth_frames=True)
-        digital_LT = np.asarray(found.d_signal).T
-    except Exception as error:  # whatever the library raises on damaged bytes, it is this record's
-        raise RecordError(
-            "truncated_signal", f"{path}: wfdb cannot read it ({type(error).__name__}: {error})"
-        ) from None
-    widest = (
-        np.int32 if {24, 32, 61, 80, 160, 524} & {s.format for s in header.signals} else np.int16
-    )
-    raw_LT = np.ascontiguousarray(digital_LT.astype(np.int64))
-    # Of averaged frames and of leads moved by a skew, the sums are not those of the file.
-    as_stored = all(spec.samples_per_frame == 1 and spec.skew == 0 for spec in header.signals)
-    if checks != "off" and as_stored:
-        _verify(raw_LT, header.signals, path, checks, flags)
-    info = np.iinfo(widest)
-    stored_LT = np.clip(raw_LT, info.min + 1, info.max).astype(widest)
-    physical_LT = np.asarray(found.dac()).T if found.fmt else None
-    if physical_LT is not None:
-        stored_LT[np.isnan(physical_LT)] = info.min
-    return stored_LT
+    invalid_T = row_T == invalid
+    values_T = row_T.astype(np.float64)
+    if invalid_T.any():
+        values_T = bridge(values_T[None], invalid_T[None])[0]
+    fast_T = np.round(resample(values_T[None], fs * own, fs * per_frame)[0])
+    n_times = len(row_T) // own * per_frame
+    fast_T = np.clip(fast_T[:n_times], invalid + 1, -(invalid + 1)).astype(row_T.dtype)
+    if invalid_T.any():
+        source_T = np.arange(n_times) * own // per_frame
+        fast_T[invalid_T[source_T]] = invalid
+    return fast_T

@@ -86,10 +86,23 @@ def to_millivolts(digital_LT: np.ndarray, gain_L: np.ndarray, baseline_L: np.nda
         float32, the same shape; NaN where a sample is invalid. Each value is rounded once, from
         float64.
     """
-    gain_L1 = np.asarray(gain_L, dtype=np.float64)[:, None]
-    baseline_L1 = np.asarray(baseline_L, dtype=np.float64)[:, None]
-    physical_LT = ((digital_LT - baseline_L1) / gain_L1).astype(np.float32)
-    invalid_LT = digital_LT == invalid_value(digital_LT.dtype)
-    if invalid_LT.any():
-        physical_LT[invalid_LT] = np.nan
+    gain_L = np.asarray(gain_L, dtype=np.float64)
+    baseline_L = np.asarray(baseline_L)
+    gain32_L = gain_L.astype(np.float32)
+    small = digital_LT.dtype == np.int16 and np.abs(baseline_L).max(initial=0) < 2**23
+    if small and (gain32_L == gain_L).all():
+        # Differences of such integers are exact in float32, so the division rounds once, as it does
+        # for float64 and then float32, in a quarter of the time.
+        if baseline_L.any():
+            physical_LT = np.subtract(
+                digital_LT, baseline_L.astype(np.float32)[:, None], dtype=np.float32
+            )
+            physical_LT /= gain32_L[:, None]
+        else:
+            physical_LT = np.divide(digital_LT, gain32_L[:, None], dtype=np.float32)
+    else:
+        physical_LT = ((digital_LT - baseline_L[:, None]) / gain_L[:, None]).astype(np.float32)
+    invalid = invalid_value(digital_LT.dtype)
+    if digital_LT.min(initial=0) == invalid:
+        physical_LT[digital_LT == invalid] = np.nan
     return physical_LT

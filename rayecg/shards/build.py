@@ -69,7 +69,7 @@ def make_shards(archive: Archive, settings: ShardSettings, out: str | Path) -> d
     index = archive.checked_index()
     plan = {
         "stage": "shards",
-        "archive": {**to_tree(archive.settings), "path": archive.root.name},
+        "archive": {**to_tree(archive.settings), "path": archive.name},
         "synthetic": archive.synthetic,
         "official_split": archive.official_split,
         "settings": to_tree(settings),
