@@ -45,7 +45,6 @@ def read_record(path: str | Path) -> Record:
     path
         Path of the record, with or without `.hea`.
     """
-    from rayecg.archives.wfdb_reader import read_record as read
-    from rayecg.signal.leads import with_derived_leads
+    from rayecg.archives.folder import read_one
 
-    return with_derived_leads(read(path))
+    return read_one(path)

@@ -21,7 +21,7 @@ from rayecg.core.outputs import OperatingPoint, probabilities
 from rayecg.core.predictions import RECORD_COLUMNS, WINDOW_COLUMNS, label_fields, output_columns
 from rayecg.core.record import Record
 from rayecg.core.settings import to_tree
-from rayecg.core.shard_format import QUARANTINE_SCHEMA, SIGNAL, index_table, shard_table
+from rayecg.core.shard_format import QUARANTINE_SCHEMA, SIGNAL, Layout, index_table, shard_batch
 from rayecg.core.units import unit_suffix
 from rayecg.metrics.classification import evaluate
 from rayecg.tasks.task import Task, example_table, load_task, target_matrix
@@ -41,7 +41,8 @@ def write_benchmark(out: Path, kind: str = "recordings", synthetic: bool = True)
         TaskSettings("mitbih_aami5" if kind == "beats" else "ptbxl_superdiagnostic"), None
     )
     rows, records = _beat_records() if kind == "beats" else _recordings()
-    table = shard_table(rows, records)
+    batch = shard_batch(index_table(rows), records, Layout.of(records[0]))
+    table = pa.Table.from_batches([batch])
     half = len(rows) // 2
     for i, part in enumerate((table.slice(0, half), table.slice(half))):
         write_table(work / "shards" / "records" / f"{i:06d}{unit_suffix(KEY)}", part)

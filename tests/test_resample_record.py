@@ -9,7 +9,7 @@ import pytest
 from scipy import signal
 
 from rayecg.core.record import Record, invalid_value
-from rayecg.shards.build import resample_record
+from rayecg.shards.resample import resample_record
 
 RNG = np.random.default_rng(6)
 

@@ -15,16 +15,19 @@ import wfdb
 
 from rayecg.archives.base import SYNTHETIC_MARKER
 from rayecg.archives.catalogue import open_archive
+from rayecg.archives.folder import read_one
 from rayecg.archives.synthetic import DEFECTS
 from rayecg.archives.wfdb_reader import read_record
-from rayecg.core.errors import DataError, RecordError
+from rayecg.core.errors import DataError
 from rayecg.core.experiment import STANDARD_LEADS, ArchiveSettings, ShardSettings
 from rayecg.core.files import read_json
-from rayecg.core.record import Record
-from rayecg.core.shard_format import MAX_BYTES, SIGNAL, Layout, read_records
+from rayecg.core.record import Record, invalid_value
+from rayecg.core.shard_format import SIGNAL, Layout, decode_signal, read_records
 from rayecg.core.units import Units
-from rayecg.shards import build
-from rayecg.shards.build import UnitWriter, make_shards
+from rayecg.shards import unit as unit_module
+from rayecg.shards.build import RECORDS, as_bytes, make_shards
+from rayecg.shards.unit import UnitWriter
+from rayecg.signal.assessment import assess
 
 pytestmark = pytest.mark.usefixtures("ray")
 SETTINGS = ShardSettings(records_per_shard=16)
@@ -77,7 +80,8 @@ def test_totals_add_up_and_each_defect_has_its_code(shards, synthetic_archive):
     assert found == {path: DEFECTS[kind] for path, kind in defects.items()}
     assert all(row["path"] in row["error"] for row in quarantine)
     counts = {name: value for name, value in manifest.items() if name.startswith("n_")}
-    assert counts == {"n_input": 60, "n_ok": 55, "n_degraded": 0, "n_quarantined": 5}
+    expected = {"n_input": 60, "n_ok": 55, "n_degraded": 0, "n_quarantined": 5, "n_duplicates": 0}
+    assert counts == expected
     with open(synthetic_archive / "ptbxl_database.csv", newline="") as stream:
         listed = [row["ecg_id"] for row in csv.DictReader(stream)]
     rest = {row["record_id"] for row in quarantine}
@@ -102,7 +106,11 @@ def test_samples_and_index_are_the_archives(shards, synthetic_archive, archive):
         record = read_record(synthetic_archive / row["path"])
         np.testing.assert_array_equal(stored.digital, record.digital)
         np.testing.assert_array_equal(stored.physical, record.physical)
-        assert (stored.fs, stored.leads, stored.flags) == (record.fs, record.leads, record.flags)
+        [assessment] = assess([record])
+        assert (stored.fs, stored.leads) == (record.fs, record.leads)
+        assert stored.flags == (*record.flags, *assessment.flags)
+        np.testing.assert_array_equal(row["noise_mv"], assessment.noise_mv)
+        assert row["einthoven_mv"] == pytest.approx(assessment.einthoven_mv, abs=0)
         assert row["waveform_sha256"] == record.sha256 == stored.sha256
         assert {name: row[name] for name in index[row["record_id"]]} == index[row["record_id"]]
         assert row["status"] == "ok"
@@ -146,12 +154,12 @@ def test_the_same_settings_again_touch_nothing(shards, archive):
 
 def test_rows_depend_neither_on_shard_size_nor_on_the_order_of_work(shards, archive, tmp_path):
     opened = open_archive(archive)
-    rows = opened.index().to_pylist()
+    rows = opened.index()
     units = Units(tmp_path / "own", "0" * 16)
     writer = UnitWriter(opened, SETTINGS, units)
     starts = range(0, 60, 7)
     for i, start in reversed(list(enumerate(starts))):
-        writer({"unit": f"{i:06d}", "rows": rows[start : start + 7]})
+        writer({"unit": f"{i:06d}", "rows": as_bytes(rows.slice(start, 7))})
     assert comparable(tmp_path / "own") == comparable(shards)
     assert len(shard_files(tmp_path / "own")) == len(starts)
     totals = units.totals([f"{i:06d}" for i in range(len(starts))], 60)
@@ -244,7 +252,7 @@ def test_records_of_different_layouts_all_land(tmp_path):
         "b/wider",
     ]  # fmt: skip
     for name, record in found.items():
-        expected = read_record(folder / name)
+        expected = read_one(folder / name)
         assert Layout.of(record) == Layout.of(expected)
         np.testing.assert_array_equal(record.digital, expected.digital)
     assert len(shard_files(tmp_path / "out")) == 5
@@ -269,7 +277,7 @@ def test_beats_go_with_their_record(tmp_path):
     beats, symbols = np.array([10, 300, 999]), ["N", "V", "+"]
     wfdb.wrann("100", "atr", beats, symbol=symbols, write_dir=str(tmp_path / "mit"))
     opened = open_archive(ArchiveSettings("mitbih", str(tmp_path / "mit")))
-    rows = opened.index().to_pylist()
+    rows = as_bytes(opened.index())
     for name, settings in (("own", ShardSettings()), ("slow", ShardSettings(fs=125))):
         UnitWriter(opened, settings, Units(tmp_path / name, "0" * 16))({"unit": "0", "rows": rows})
         [(row, record)] = rows_of(tmp_path / name)
@@ -285,18 +293,104 @@ def test_beats_go_with_their_record(tmp_path):
 def test_long_records_close_a_shard_early(tmp_path, monkeypatch):
     for i in range(5):
         write_wfdb(tmp_path / "archive", f"r{i}", ["I", "II"], 500, "16")
-    monkeypatch.setattr(build, "MAX_FILE_BYTES", 2 * 2000)
+    monkeypatch.setattr(unit_module, "MAX_FILE_BYTES", 2 * 2000)
+    monkeypatch.setattr(unit_module, "ROW_GROUP_BYTES", 2000)
+    monkeypatch.setattr(unit_module, "CHUNK", 2)
     opened = open_archive(ArchiveSettings("wfdb", str(tmp_path / "archive")))
     work = UnitWriter(opened, ShardSettings(), Units(tmp_path / "out", "0" * 16))
-    assert work({"unit": "000000", "rows": opened.index().to_pylist()})["n_ok"] == 5
+    assert work({"unit": "000000", "rows": as_bytes(opened.index())})["n_ok"] == 5
     assert [pq.read_metadata(file).num_rows for file in shard_files(tmp_path / "out")] == [2, 2, 1]
     assert [row["record_id"] for row, _ in rows_of(tmp_path / "out")] == [f"r{i}" for i in range(5)]
 
 
-def test_a_record_that_no_shard_can_hold_is_quarantined():
-    # A view of one sample: takes no memory.
-    digital_LT = np.broadcast_to(np.int16(1), (1, MAX_BYTES // 2 + 1))
-    record = Record(digital_LT, np.ones(1), np.zeros(1), 500.0, ("I",))
-    with pytest.raises(RecordError) as caught:
-        Layout.of(record)
-    assert caught.value.code == "too_large"
+def written(folder: Path, out: Path, settings: ShardSettings = ShardSettings()) -> Path:  # noqa: B008
+    opened = open_archive(ArchiveSettings("wfdb", str(folder)))
+    UnitWriter(opened, settings, Units(out, "0" * 16))(
+        {"unit": "0", "rows": as_bytes(opened.index())}
+    )
+    return out
+
+
+def test_a_record_too_long_for_a_row_is_stored_as_windows(tmp_path, monkeypatch):
+    write_wfdb(tmp_path / "archive", "long", ["I", "V1"], 1001, "16")
+    write_wfdb(tmp_path / "archive", "short", ["I", "V1"], 300, "16")
+    monkeypatch.setattr(unit_module, "MAX_ROW_BYTES", 400 * 4)
+    out = written(tmp_path / "archive", tmp_path / "out")
+    found = [
+        (row["record_id"], row["offset"], row["n_times"])
+        for file in shard_files(out)
+        for row in pq.read_table(file).to_pylist()
+    ]
+    assert found == [("long", 0, 400), ("long", 400, 400), ("long", 800, 201), ("short", 0, 300)]
+    for row, record in rows_of(out):
+        expected = read_record(tmp_path / "archive" / row["record_id"])
+        np.testing.assert_array_equal(record.digital, expected.digital)
+
+
+@pytest.mark.parametrize("windows", ["all", "first"])
+def test_windows_know_their_record_and_offset(tmp_path, windows):
+    for name, n_times in (("a", 620), ("b", 250), ("c", 100)):
+        write_wfdb(tmp_path / "archive", name, ["I", "V1"], n_times, "16")
+    out = written(
+        tmp_path / "archive", tmp_path / "out", ShardSettings(window_s=1.0, windows=windows)
+    )
+    [file] = shard_files(out)
+    table = pq.read_table(file)
+    rows = [(r["record_id"], r["offset"], r["n_times"]) for r in table.to_pylist()]
+    expected = [("a", 0, 250), ("a", 250, 250), ("a", 500, 120), ("b", 0, 250), ("c", 0, 100)]
+    assert rows == [row for row in expected if windows == "all" or row[1] == 0]
+    samples_NLT, layout = decode_signal(table)
+    assert (layout.n_times, samples_NLT.shape[1:]) == (250, (2, 250))
+    # What a row has no samples for is invalid, not zero.
+    assert (samples_NLT[-1, :, 100:] == invalid_value(samples_NLT.dtype)).all()
+    kept = {row["record_id"]: record for row, record in rows_of(out)}
+    for name, record in kept.items():
+        whole = read_record(tmp_path / "archive" / name).digital
+        np.testing.assert_array_equal(record.digital, whole if windows == "all" else whole[:, :250])
+    assert list(kept) == ["a", "b", "c"]
+    assert [row["record_id"] for row, _ in read_records(file, {"b"})] == ["b"]
+
+
+def test_records_of_odd_lengths_share_shards(tmp_path):
+    lengths = list(range(1501, 1501 + 40 * 7, 7))
+    for n_times in lengths:
+        write_wfdb(tmp_path / "archive", f"r{n_times}", ["I"], n_times, "16")
+    out = written(tmp_path / "archive", tmp_path / "out")
+    assert len(shard_files(out)) == 1
+    assert [record.digital.shape[1] for _, record in rows_of(out)] == lengths
+    for row, record in rows_of(out):
+        np.testing.assert_array_equal(
+            record.digital, read_record(tmp_path / "archive" / row["record_id"]).digital
+        )
+
+
+def test_exact_duplicates_are_named(tmp_path):
+    for i, seed in enumerate((100, 101, 100, 102, 101, 100)):
+        write_wfdb(tmp_path / "archive", f"r{i}", ["I", "II"], seed, "16")
+    manifest = make_shards(
+        open_archive(ArchiveSettings("wfdb", str(tmp_path / "archive"))),
+        ShardSettings(records_per_shard=2),
+        tmp_path / "out",
+    )
+    assert manifest["n_duplicates"] == 3
+    found = {
+        row["record_id"]: [flag for flag in row["flags"] if flag.startswith("duplicate:")]
+        for row in pq.read_table(tmp_path / "out" / RECORDS).to_pylist()
+    }
+    assert found == {
+        "r0": [], "r1": [], "r2": ["duplicate:r0"], "r3": [],
+        "r4": ["duplicate:r1"], "r5": ["duplicate:r0"],
+    }  # fmt: skip
+
+
+def test_duckdb_reads_a_shard(shards):
+    import duckdb
+
+    [(n_rows, n_bytes)] = duckdb.sql(
+        f"select count(*), max(octet_length({SIGNAL})) from '{shards}/records/*.parquet'"
+    ).fetchall()
+    assert (n_rows, n_bytes) == (55, 24_000)
+    [(n_noisy,)] = duckdb.sql(
+        f"select count(*) from '{shards}/{RECORDS}' where list_max(noise_mv) >= 0"
+    ).fetchall()
+    assert n_noisy == 55

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -101,7 +102,8 @@ class Archive:
         names = [
             f"{path}{suffix}" for path in index["path"].to_pylist() for suffix in self.suffixes
         ]
-        return fingerprint([index.to_pydict(), self.folder.facts(names).tolist()])
+        facts = hashlib.sha256(self.folder.facts(names).tobytes()).hexdigest()
+        return fingerprint([index.to_pydict(), facts])
 
     def read(self, row: Mapping[str, Any], checks: Checks = "error") -> Record:
         """Read the record that an index row names, missing limb leads derived.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import functools
 import io
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -74,7 +75,7 @@ class PtbXl(Archive):
 
     @staticmethod
     def _row(row: Mapping[str, str], column: str) -> dict[str, Any]:
-        statements = ast.literal_eval(row["scp_codes"])
+        codes, likelihoods = _statements(row["scp_codes"])
         age = _number(row.get("age"))
         return {
             "record_id": row["ecg_id"],
@@ -85,8 +86,8 @@ class PtbXl(Archive):
             "sex": {"0": "M", "1": "F"}.get(row.get("sex") or ""),
             "site": _whole(row.get("site")),
             "device": (row.get("device") or "").strip() or None,
-            "codes": [str(code) for code in statements],
-            "likelihoods": [float(value) for value in statements.values()],
+            "codes": codes,
+            "likelihoods": likelihoods,
         }
 
 
@@ -95,6 +96,12 @@ class Synthetic(PtbXl):
 
     landmark = SYNTHETIC_MARKER
     rates: ClassVar[tuple[int, ...] | None] = None
+
+
+@functools.lru_cache(4096)  # most recordings share their statements with others
+def _statements(text: str) -> tuple[list[str], list[float]]:
+    statements = ast.literal_eval(text)
+    return [str(code) for code in statements], [float(value) for value in statements.values()]
 
 
 def _number(text: str | None) -> float | None:

@@ -44,15 +44,26 @@ class ArchiveSettings:
 
 @dataclass(frozen=True)
 class ShardSettings:
-    """How records become Parquet: `fs` (Hz, None keeps the archive's), file size, checks."""
+    """How records become Parquet.
+
+    `fs` (Hz) resamples, None keeps the archive's rate. `records_per_shard` None chooses by the
+    archive's size. `checks` says what a wrong checksum or initial value does, `quality` whether the
+    recordings' quality is measured and flagged. `window_s` cuts records into windows of that length
+    (s), the last one padded; `windows` "first" keeps the first alone, which pads or crops.
+    """
 
     fs: int | None = None
-    records_per_shard: int = 256
+    records_per_shard: int | None = None
     compression: Literal["zstd", "lz4", "none"] = "zstd"
     checks: Literal["error", "flag", "off"] = "error"
+    quality: bool = True
+    window_s: float | None = None
+    windows: Literal["all", "first"] = "all"
 
     def __post_init__(self) -> None:
-        _positive(self, "fs", "records_per_shard")
+        _positive(self, "fs", "records_per_shard", "window_s")
+        if self.windows == "first" and self.window_s is None:
+            raise ValueError("windows: 'first' expects window_s, the length to keep")
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,11 @@ class InputSettings:
 
     A window of `duration_s` at `fs` Hz of `leads`; for beat-wise tasks it is centred on the R peak.
     `bandpass_hz` filters the whole record before it is resampled; `normalisation` "record" makes
-    each lead of the record zero mean and unit variance, "none" leaves mV.
+    each lead of the record zero mean and unit variance, "none" leaves mV. `beats` says what becomes
+    of a record without annotated beats in a beat-wise task: "annotated" refuses it, "detected" lets
+    `rayecg.signal.beats` find them. Annotated beats are taken as they are, so that training and
+    evaluation always stand at them. `context_beats` asks for so many RR intervals either side of
+    each beat.
     """
 
     fs: int = 100
@@ -84,11 +99,15 @@ class InputSettings:
     leads: tuple[str, ...] = STANDARD_LEADS
     bandpass_hz: tuple[float, float] | None = None
     normalisation: Literal["none", "record"] = "none"
+    beats: Literal["annotated", "detected"] = "annotated"
+    context_beats: int = 0
 
     def __post_init__(self) -> None:
         _positive(self, "fs", "duration_s")
         if not self.leads:
             raise ValueError("leads: expected at least one")
+        if self.context_beats < 0:
+            raise ValueError(f"context_beats: expected 0 or more, came {self.context_beats}")
         if self.n_times < 8:
             raise ValueError(f"fs x duration_s: expected 8 samples or more, came {self.n_times}")
         if self.bandpass_hz is not None and not 0 < self.bandpass_hz[0] < self.bandpass_hz[1]:

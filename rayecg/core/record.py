@@ -70,6 +70,27 @@ class Record:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class Assessment:
+    """What was measured of one record, None where nothing was.
+
+    Attributes
+    ----------
+    flags
+        As `flag` or `flag:lead`; `rayecg.signal.quality` says what they mean.
+    invalid_fraction, noise_mv, wander_mv
+        For each lead: the share of invalid samples, and the levels of noise and of baseline wander.
+    einthoven_mv
+        How far the limb leads contradict one another; None where they are not all there.
+    """
+
+    flags: tuple[str, ...] = ()
+    invalid_fraction: np.ndarray | None = None
+    noise_mv: np.ndarray | None = None
+    wander_mv: np.ndarray | None = None
+    einthoven_mv: float | None = None
+
+
 def to_millivolts(digital_LT: np.ndarray, gain_L: np.ndarray, baseline_L: np.ndarray) -> np.ndarray:
     """Turn digital samples into mV.
 

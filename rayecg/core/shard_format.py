@@ -1,10 +1,17 @@
 """The Parquet schema of a shard, and the one function that decodes it.
 
-A shard holds records of one layout: the same leads, rate, length and type. The samples are a
-`fixed_size_binary` column (leads by times, C order, little endian), whose field metadata say
-`leads`, `fs`, `n_times`, `dtype` and `unit`; mV = (value - baseline) / gain, per lead. That column
-reads ten times faster than Parquet's list types, which widen int16 to int32, and stays readable
-with plain pyarrow, pandas and DuckDB.
+A shard holds records of one layout: the same leads, rate and type, and room for the same number of
+samples. The samples are a `fixed_size_binary` column (leads by times, C order, little endian), whose
+field metadata say `leads`, `fs`, `n_times`, `dtype` and `unit`; mV = (value - baseline) / gain, per
+lead, and the smallest value of the type marks an invalid sample. That column reads ten times faster
+than Parquet's list types, which widen int16 to int32, and stays readable with plain pyarrow, pandas
+and DuckDB.
+
+A row is a record, or a window of one: `offset` says where it starts and `n_times` how much of the
+row's room is used; what follows is invalid. The windows of a record are consecutive rows of one
+shard, and `read_records` joins them.
+
+Legend: N row, L lead, T time.
 """
 
 from __future__ import annotations
@@ -17,11 +24,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayecg.core.errors import DataError, RecordError
-from rayecg.core.record import Record
+from rayecg.core.record import Assessment, Record, invalid_value
 from rayecg.core.units import unit_files
 
 #: What an archive's index says of a record, in every shard, quarantine and prediction table.
@@ -48,6 +54,12 @@ RECORD_FIELDS = [
     pa.field("baseline", pa.list_(pa.int32())),
     pa.field("beat_times", pa.list_(pa.int32())),
     pa.field("beat_symbols", pa.list_(pa.string())),
+    pa.field("offset", pa.int64(), nullable=False),
+    pa.field("n_times", pa.int32(), nullable=False),
+    pa.field("invalid_fraction", pa.list_(pa.float32())),
+    pa.field("noise_mv", pa.list_(pa.float32())),
+    pa.field("wander_mv", pa.list_(pa.float32())),
+    pa.field("einthoven_mv", pa.float32()),
 ]
 
 QUARANTINE_SCHEMA = pa.schema(
@@ -55,8 +67,11 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 
 SIGNAL = "signal"
-#: Of one record's samples: Arrow counts the bits of a fixed-size value in 32 bits.
-MAX_BYTES = 2**28 - 1
+#: Of one row's samples: Arrow counts the bits of a fixed-size value in 32 bits, and a reader holds
+#: a row group of such rows. A longer record is stored as windows.
+MAX_ROW_BYTES = 2**26
+#: Of one row group: small enough to hold one in memory, large enough to read at full speed.
+ROW_GROUP_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -70,19 +85,8 @@ class Layout:
 
     @classmethod
     def of(cls, record: Record) -> Layout:
-        """Give a record's layout.
-
-        Raises
-        ------
-        RecordError
-            `too_large`, if its samples are more than a shard can hold.
-        """
+        """Give the layout of rows that have just the room for a record."""
         digital_LT = record.digital_LT
-        if digital_LT.nbytes > MAX_BYTES:
-            raise RecordError(
-                "too_large",
-                f"expected up to {MAX_BYTES} bytes of samples, came {digital_LT.nbytes}",
-            )
         return cls(record.leads, float(record.fs), digital_LT.shape[1], digital_LT.dtype.name)
 
     def field(self) -> pa.Field:
@@ -119,27 +123,78 @@ def index_table(rows: Sequence[Mapping[str, Any]], extra: Sequence[pa.Field] = (
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def shard_table(rows: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> pa.Table:
-    """Build a shard from index rows (each with `status`) and their records of one layout."""
-    layout = Layout.of(records[0])
-    filled = [
-        {
-            **row,
-            "flags": list(record.flags),
-            "waveform_sha256": record.sha256,
-            "gain": np.asarray(record.gain_L, dtype=np.float64),
-            "baseline": np.asarray(record.baseline_L, dtype=np.int32),
-            "beat_times": record.beat_times,
-            "beat_symbols": record.beat_symbols,
-        }
-        for row, record in zip(rows, records, strict=True)
-    ]
-    table = index_table(filled, RECORD_FIELDS)
-    samples = np.stack([record.digital_LT for record in records])
-    signal = pa.FixedSizeBinaryArray.from_buffers(
-        layout.field().type, len(records), [None, pa.py_buffer(samples.tobytes())]
-    )
-    return table.append_column(layout.field(), signal)
+def shard_schema(layout: Layout) -> pa.Schema:
+    """Give the schema of a shard."""
+    return pa.schema([*INDEX_FIELDS, *RECORD_FIELDS, layout.field()])
+
+
+def shard_batch(
+    index: pa.Table,
+    records: Sequence[Record],
+    layout: Layout,
+    assessments: Sequence[Assessment] | None = None,
+    offsets: Sequence[int] | None = None,
+) -> pa.RecordBatch:
+    """Build rows of a shard.
+
+    Parameters
+    ----------
+    index
+        An index row for each.
+    records
+        Of the layout's leads, rate and type.
+    layout
+        How much room a row has; what a record does not fill is invalid.
+    assessments
+        What was measured of each record.
+    offsets
+        Where each row's window begins in its record; 0 by default.
+    """
+    offsets = offsets or [0] * len(records)
+    assessments = assessments or [Assessment()] * len(records)
+    room = layout.n_times
+    samples_NLT = np.empty((len(records), len(layout.leads), room), dtype=layout.dtype)
+    used = []
+    for record, offset, samples_LT in zip(records, offsets, samples_NLT, strict=True):
+        part_LT = record.digital_LT[:, offset : offset + room]
+        used.append(part_LT.shape[1])
+        samples_LT[:, : used[-1]] = part_LT
+        if used[-1] < room:
+            samples_LT[:, used[-1] :] = invalid_value(samples_LT.dtype)
+    columns = {
+        "status": ["ok"] * len(records),
+        "flags": [
+            [*record.flags, *assessment.flags]
+            for record, assessment in zip(records, assessments, strict=True)
+        ],
+        "waveform_sha256": [record.sha256 for record in records],
+        "gain": _list_column([record.gain_L for record in records], pa.float64()),
+        "baseline": _list_column([record.baseline_L for record in records], pa.int32()),
+        "beat_times": [record.beat_times for record in records],
+        "beat_symbols": [record.beat_symbols for record in records],
+        "offset": offsets,
+        "n_times": used,
+        "einthoven_mv": [assessment.einthoven_mv for assessment in assessments],
+    }
+    for name in ("invalid_fraction", "noise_mv", "wander_mv"):
+        parts = [getattr(assessment, name) for assessment in assessments]
+        measured = all(part is not None for part in parts)
+        columns[name] = _list_column(parts, pa.float32()) if measured else [None] * len(records)
+    arrays = [index[field.name].combine_chunks() for field in INDEX_FIELDS]
+    for field in RECORD_FIELDS:
+        column = columns[field.name]
+        arrays.append(column if isinstance(column, pa.Array) else pa.array(column, field.type))
+    schema = shard_schema(layout)
+    buffers = [None, pa.py_buffer(samples_NLT)]
+    signal_type = schema.field(SIGNAL).type
+    arrays.append(pa.FixedSizeBinaryArray.from_buffers(signal_type, len(records), buffers))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _list_column(parts: Sequence[np.ndarray], dtype: pa.DataType) -> pa.ListArray:
+    offsets = np.zeros(len(parts) + 1, dtype=np.int32)
+    np.cumsum([len(part) for part in parts], out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(parts), type=dtype))
 
 
 def decode_signal(table: pa.Table) -> tuple[np.ndarray, Layout]:
@@ -177,31 +232,72 @@ def shard_files(folder: str | Path) -> list[Path]:
     return unit_files(Path(folder), "records")
 
 
+def row_groups(
+    file: str | Path, columns: Sequence[str] | None = None
+) -> Iterator[tuple[pa.Table, np.ndarray, Layout]]:
+    """Yield the row groups of a shard: the other columns, the samples, and the layout.
+
+    The samples are a view of Arrow's memory, not a copy. `columns` names the columns to read beside
+    them; None reads all.
+
+    Raises
+    ------
+    DataError
+        If the file is not a shard.
+    """
+    try:
+        shard = pq.ParquetFile(file, memory_map=True, pre_buffer=False)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{file}: not a readable Parquet file ({error})") from None
+    with shard:
+        for i in range(shard.num_row_groups):
+            table = shard.read_row_group(i, None if columns is None else [*columns, SIGNAL])
+            samples_NLT, layout = decode_signal(table)
+            yield table.drop_columns([SIGNAL]), samples_NLT, layout
+
+
 def read_records(
     file: str | Path, record_ids: set[str] | None = None
 ) -> Iterator[tuple[dict[str, Any], Record]]:
     """Yield `(row, record)` for the records of a shard, all or the named ones alone.
 
-    `row` has the columns of the index, `status` and `waveform_sha256`. Arrow drops the records that
-    are not asked for.
+    `row` has the columns of the index, `status`, `waveform_sha256` and the measures of quality. One
+    row group is in memory at a time, and the windows of one record.
     """
-    filters = None if record_ids is None else pc.field("record_id").isin(sorted(record_ids))
-    table = pq.read_table(file, filters=filters, partitioning=None)
-    if not table.num_rows:
-        return
-    samples_NLT, layout = decode_signal(table)
-    rows = table.drop_columns([SIGNAL]).to_pylist()
-    for row, digital_LT in zip(rows, samples_NLT, strict=True):
-        beats = row.pop("beat_times")
-        symbols = row.pop("beat_symbols")
-        record = Record(
-            digital_LT=digital_LT,
-            gain_L=np.array(row.pop("gain")),
-            baseline_L=np.array(row.pop("baseline")),
-            fs=layout.fs,
-            leads=layout.leads,
-            flags=tuple(row.pop("flags") or ()),
-            beat_times=None if beats is None else np.array(beats, dtype=np.int64),
-            beat_symbols=None if symbols is None else tuple(symbols),
-        )
-        yield row, record
+    pieces: list[np.ndarray] = []
+    last: tuple[dict[str, Any], Layout] | None = None
+    for table, samples_NLT, layout in row_groups(file):
+        if record_ids is not None:
+            wanted = [
+                i for i, name in enumerate(table["record_id"].to_pylist()) if name in record_ids
+            ]
+            if not wanted:
+                continue
+            table, samples_NLT = table.take(wanted), samples_NLT[wanted]
+        for row, digital_LT in zip(table.to_pylist(), samples_NLT, strict=True):
+            if last is not None and not row["offset"]:
+                yield _record(*last, pieces)
+                last, pieces = None, []
+            pieces.append(digital_LT[:, : row["n_times"]])
+            last = last or (row, layout)
+    if last is not None:
+        yield _record(*last, pieces)
+
+
+def _record(
+    row: dict[str, Any], layout: Layout, pieces: list[np.ndarray]
+) -> tuple[dict[str, Any], Record]:
+    beats, symbols = row.pop("beat_times"), row.pop("beat_symbols")
+    record = Record(
+        digital_LT=pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1),
+        gain_L=np.array(row.pop("gain")),
+        baseline_L=np.array(row.pop("baseline")),
+        fs=layout.fs,
+        leads=layout.leads,
+        flags=tuple(row.pop("flags") or ()),
+        beat_times=None if beats is None else np.array(beats, dtype=np.int64),
+        beat_symbols=None if symbols is None else tuple(symbols),
+    )
+    for name in ("offset", "n_times"):
+        row.pop(name)
+    return row, record

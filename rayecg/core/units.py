@@ -24,9 +24,9 @@ def unit_suffix(key: str) -> str:
     return f".{key[:8]}.parquet"
 
 
-def unit_files(out: Path, folder: str) -> list[Path]:
-    """List a finished output's files in one of its folders, in order; those of its own plan alone."""
-    key = read_json(out / MANIFEST)["key"]
+def unit_files(out: Path, folder: str, key: str | None = None) -> list[Path]:
+    """List a plan's files in one of the output's folders, in order; by default the finished plan's."""
+    key = key or read_json(out / MANIFEST)["key"]
     return sorted((out / folder).glob(f"*{unit_suffix(key)}"))
 
 

@@ -7,10 +7,9 @@ the units that have one.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,12 @@ from rayecg.core.units import Units
 from rayecg.core.versions import code_fingerprint, versions
 from rayecg.models.checkpoint import read_card
 from rayecg.models.predictor import Answer, Prediction, Predictor
-from rayecg.score.sources import Item, Source
+from rayecg.score.sources import CHUNK, Item, Source, chunks
 from rayecg.signal.prepare import Prepared
 
 #: Rooms whose code decides what a score is.
 ROOMS = ("archives", "core", "models", "score", "signal")
 STATUSES = ("ok", "degraded", "quarantined")
-#: Records that are prepared at a time; it bounds a worker's memory.
-CHUNK = 64
 
 
 def score(
@@ -176,7 +173,7 @@ class UnitScorer:
         }
         counts: dict[str, Counter[str]] = {name: Counter() for name in self.predictors}
         n_rows = 0
-        for chunk in _chunks(self.source.records(unit), CHUNK):
+        for chunk in chunks(self.source.records(unit), CHUNK):
             n_rows += len(chunk)
             prepared: dict[tuple[InputSettings, str], list[Prepared | Exception]] = {}
             for name, predictor in self.predictors.items():
@@ -198,11 +195,6 @@ class UnitScorer:
             entry = {f"n_{status}": counts[name][status] for status in STATUSES}
             units.finish(unit["unit"], {"n_input": n_rows, **entry})
         return {"n_rows": n_rows}
-
-
-def _chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    while chunk := list(itertools.islice(items, size)):
-        yield chunk
 
 
 def _prepare(predictor: Predictor, found: Any) -> Prepared | Exception:

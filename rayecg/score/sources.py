@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rayecg.archives.base import Archive
 from rayecg.core.errors import RecordError
 from rayecg.core.files import MANIFEST, read_json, read_table
 from rayecg.core.record import Record
 from rayecg.core.shard_format import read_records, shard_files
+from rayecg.signal.assessment import assess
 
 Item = tuple[dict[str, Any], Record | Exception]
+T = TypeVar("T")
+
+#: Records that are prepared at a time; it bounds a worker's memory.
+CHUNK = 64
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of `size` items, the last one shorter."""
+    items = iter(items)
+    while chunk := list(itertools.islice(items, size)):
+        yield chunk
 
 
 class ShardSource:
@@ -57,13 +71,15 @@ class ArchiveSource:
 
     def records(self, unit: dict[str, Any]) -> Iterator[Item]:
         """Yield the rows of a unit, each with its record or with why there is none."""
-        for row in unit["rows"]:
-            try:
-                record = self.archive.read(row)
-            except Exception as error:  # one record's trouble is that record's row
-                yield row, error
-                continue
-            yield row, record
+        found = self.archive.read_each(unit["rows"])
+        for chunk in chunks(zip(unit["rows"], found, strict=True), CHUNK):
+            read = [record for _, record in chunk if isinstance(record, Record)]
+            assessments = iter(assess(read))
+            for row, record in chunk:
+                if isinstance(record, Record):
+                    flags = (*record.flags, *next(assessments).flags)
+                    record = dataclasses.replace(record, flags=flags)
+                yield row, record
 
     def __getstate__(self) -> dict[str, Any]:
         # Units carry their rows, so workers need no index.

@@ -7,16 +7,15 @@ have one. The rows and their order depend on the index alone, not on the number 
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from rayecg.archives.base import Archive
-from rayecg.core.errors import DataError, record_error
+from rayecg.core.errors import DataError
 from rayecg.core.experiment import ShardSettings
 from rayecg.core.files import (
     MANIFEST,
@@ -27,18 +26,20 @@ from rayecg.core.files import (
     write_table,
 )
 from rayecg.core.progress import Progress
-from rayecg.core.record import Record, invalid_value
+from rayecg.core.session import cluster_cpus
 from rayecg.core.settings import to_tree
-from rayecg.core.shard_format import QUARANTINE_SCHEMA, Layout, index_table, shard_table
-from rayecg.core.units import Units
+from rayecg.core.shard_format import INDEX_FIELDS, QUARANTINE_SCHEMA, RECORD_FIELDS
+from rayecg.core.units import Units, unit_files
 from rayecg.core.versions import code_fingerprint, versions
-from rayecg.signal.prepare import bridge, resample
+from rayecg.shards.unit import UnitWriter
 
-#: A shard of long records is closed at this size, before the unit's number of records is reached: they
-#: must fit into memory, and Parquet counts the bytes of a page in 32 bits.
-MAX_FILE_BYTES = 2**28
+#: The table of all records, without their samples.
+RECORDS = "records.parquet"
 #: Rooms whose code decides what a shard holds.
 ROOMS = ("archives", "core", "shards", "signal")
+#: Records of a unit, where the settings leave it open: enough units for every worker, and few
+#: enough that their own cost (a task, a file) does not count.
+UNITS, SMALLEST, LARGEST = 24, 256, 8192
 
 
 def make_shards(archive: Archive, settings: ShardSettings, out: str | Path) -> dict[str, Any]:
@@ -66,6 +67,8 @@ def make_shards(archive: Archive, settings: ShardSettings, out: str | Path) -> d
         If no record of the archive can be read, or the totals do not add up.
     """
     out = Path(out).resolve()  # a worker may have another current folder
+    if not (out / MANIFEST).exists():
+        _start_workers()
     index = archive.checked_index()
     plan = {
         "stage": "shards",
@@ -82,8 +85,8 @@ def make_shards(archive: Archive, settings: ShardSettings, out: str | Path) -> d
     if standing is not None:
         return standing
     units = Units(out, key)
-    units.open(("records", "quarantine", "quarantine.parquet"))
-    size = settings.records_per_shard
+    units.open(("records", "quarantine", "quarantine.parquet", RECORDS))
+    size = settings.records_per_shard or min(max(-(-index.num_rows // UNITS), SMALLEST), LARGEST)
     work = {
         f"{i:06d}": index.slice(start, size)
         for i, start in enumerate(range(0, index.num_rows, size))
@@ -105,8 +108,9 @@ def _run_units(
     waiting = {unit: rows for unit, rows in work.items() if not units.is_finished(unit)}
     done = n_records - sum(rows.num_rows for rows in waiting.values())
     quarantined = 0
+    progress.update(done)
     if waiting:
-        items = [{"unit": unit, "rows": rows.to_pylist()} for unit, rows in waiting.items()]
+        items = [{"unit": unit, "rows": as_bytes(rows)} for unit, rows in waiting.items()]
         writer = UnitWriter(archive, settings, units)
         # A block for each unit: units spread over the cluster, and each is counted as it ends.
         results = ray.data.from_items(items, override_num_blocks=len(items)).map(writer)
@@ -117,106 +121,30 @@ def _run_units(
     progress.done()
 
 
-class UnitWriter:
-    """Reads the records of a unit and writes its files; called by Ray Data for each unit.
+def _start_workers() -> None:
+    """Let the workers start and import while the archive is indexed; returns at once."""
+    import ray
 
-    Parameters
-    ----------
-    archive, settings
-        As for `make_shards`.
-    units
-        Names the files and keeps the ledger.
-    """
+    def start() -> None:
+        import numpy as np
 
-    def __init__(self, archive: Archive, settings: ShardSettings, units: Units) -> None:
-        self.archive, self.settings, self.units = archive, settings, units
+        import rayecg.shards.unit as unit
+        from rayecg.core.record import Record
 
-    # Ray Data asks a callable for its name.
-    __name__ = "UnitWriter"
+        nothing = np.zeros((1, 64), dtype=np.int16)
+        unit.assess([Record(nothing, np.ones(1), np.zeros(1, np.int64), 100.0, ("I",))])
 
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Write one unit; returns its ledger entry."""
-        unit = item["unit"]
-        groups: dict[Layout, tuple[list[dict[str, Any]], list[Record]]] = {}
-        refused, part = [], itertools.count()
-        for row in item["rows"]:
-            try:
-                record = self.archive.read(row, self.settings.checks)
-                if self.settings.fs is not None:
-                    record = resample_record(record, self.settings.fs)
-                layout = Layout.of(record)
-            except Exception as error:  # a record that cannot be read is a row, whatever the reason
-                code, text = record_error(error)
-                refused.append({**row, "error_code": code, "error": text})
-                continue
-            rows, records = groups.setdefault(layout, ([], []))
-            rows.append({**row, "status": "ok"})
-            records.append(record)
-            if len(records) * record.digital_LT.nbytes >= MAX_FILE_BYTES:
-                self._write(f"{unit}-{next(part):04d}", *groups.pop(layout))
-        for rows, records in groups.values():
-            self._write(f"{unit}-{next(part):04d}", rows, records)
-        if refused:
-            extra = list(QUARANTINE_SCHEMA)[-2:]
-            table = index_table(refused, extra)
-            write_table(self.units.file("quarantine", unit), table)
-        entry = {
-            "n_input": len(item["rows"]),
-            "n_ok": len(item["rows"]) - len(refused),
-            "n_degraded": 0,
-            "n_quarantined": len(refused),
-        }
-        self.units.finish(unit, entry)
-        return entry
-
-    def _write(self, name: str, rows: list[dict[str, Any]], records: list[Record]) -> None:
-        write_table(
-            self.units.file("records", name),
-            shard_table(rows, records),
-            compression=self.settings.compression,
-            compression_level=1 if self.settings.compression == "zstd" else None,
-            use_dictionary=False,
-            # Statistics of the samples are of no use and cost their size again.
-            write_statistics=["record_id", "patient_id", "strat_fold"],
-            row_group_size=64,
-        )
+    task = ray.remote(start)
+    for _ in range(int(cluster_cpus())):
+        task.remote()
 
 
-def resample_record(record: Record, fs: int) -> Record:
-    """Resample a record, its values rounded back to its own ADC units.
-
-    The error of the rounding is at most half a unit (0.5 / gain mV). Values that leave the type are
-    held at its ends and flagged, as is a rate that was lower; the neighbourhood of an invalid sample
-    stays invalid.
-    """
-    if record.fs == fs:
-        return record
-    dtype = record.digital_LT.dtype
-    limits = np.iinfo(dtype)
-    invalid_LT = record.digital_LT == invalid_value(dtype)
-    values_LT = record.digital_LT.astype(np.float64)  # which holds every int32
-    flags = list(record.flags)
-    if record.fs < fs:
-        flags.append(f"up_sampled:{record.fs:g}")
-    if invalid_LT.any():
-        values_LT = bridge(values_LT, invalid_LT)
-    out_LT = np.round(resample(values_LT, record.fs, fs))
-    if out_LT.max() > limits.max or out_LT.min() <= limits.min:
-        flags.append("out_of_range")
-    stored_LT = np.clip(out_LT, limits.min + 1, limits.max).astype(dtype)
-    if invalid_LT.any():
-        share_LT = resample(invalid_LT.astype(np.float32), record.fs, fs)
-        stored_LT[np.abs(share_LT) > 0.01] = limits.min
-    beats = record.beat_times
-    if beats is not None:
-        beats = np.round(beats * (fs / record.fs)).astype(np.int64).clip(max=stored_LT.shape[1] - 1)
-    return dataclasses.replace(
-        record,
-        digital_LT=stored_LT,
-        fs=float(fs),
-        flags=tuple(flags),
-        beat_times=beats,
-    )
+def as_bytes(rows: pa.Table) -> bytes:
+    """Give index rows as an Arrow stream, which travels to a worker as one value."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_table(rows)
+    return sink.getvalue().to_pybytes()
 
 
 def _finish(out: Path, plan: dict[str, Any], units: Units, names: list[str]) -> dict[str, Any]:
@@ -236,5 +164,50 @@ def _finish(out: Path, plan: dict[str, Any], units: Units, names: list[str]) -> 
             f"no record of the archive can be read ({manifest['n_input']} tried); the first, "
             f"{first['record_id']}: {first['error']}"
         )
+    files = unit_files(out, "records", units.key)
+    manifest["n_duplicates"] = write_records(files, out / RECORDS)
     write_json(out / MANIFEST, manifest)
     return manifest
+
+
+def write_records(files: list[Path], to: Path) -> int:
+    """Write the table of all records without their samples, and mark exact duplicates.
+
+    The later of two records with the same waveform is flagged `duplicate:ID` with the first one's
+    id. Only then are all waveforms known, so the flag stands in this table alone.
+
+    Parameters
+    ----------
+    files
+        The shards, in order.
+    to
+        The table: the columns of a shard without `signal`, one row a record.
+
+    Returns
+    -------
+    int
+        How many records are duplicates of another.
+    """
+    names = [field.name for field in (*INDEX_FIELDS, *RECORD_FIELDS)]
+    schema = pa.schema([*INDEX_FIELDS, *RECORD_FIELDS])
+    tables = []
+    for file in files:
+        table = pq.read_table(file, columns=names, partitioning=None)
+        # Of a record's windows, the first stands for it.
+        tables.append(table.filter(pc.equal(table["offset"], 0)).cast(schema))
+    table = pa.concat_tables(tables)
+    waveforms = table["waveform_sha256"]
+    duplicates = 0
+    if pc.count_distinct(waveforms).as_py() < table.num_rows:
+        first: dict[str, str] = {}
+        flags = table["flags"].to_pylist()
+        ids = table["record_id"].to_pylist()
+        for i, waveform in enumerate(waveforms.to_pylist()):
+            earlier = first.setdefault(waveform, ids[i])
+            if earlier != ids[i]:
+                flags[i] = [*(flags[i] or ()), f"duplicate:{earlier}"]
+                duplicates += 1
+        field = schema.field("flags")
+        table = table.set_column(names.index("flags"), field, pa.array(flags, field.type))
+    write_table(to, table, compression="zstd", row_group_size=65536)
+    return duplicates

@@ -47,7 +47,7 @@ def standard_order(names: list[str]) -> list[int]:
 
 
 def unique_names(names: list[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Number repeated names (`V1`, `V1#2`), so that every lead can be asked for.
+    """Give repeated names a number (`V1`, `V1#2`), so that every lead can be asked for.
 
     Returns
     -------
