@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from scipy import signal
 from rayecg.archives.wfdb_reader import read_record
 from rayecg.core.errors import RecordError
 from rayecg.core.experiment import STANDARD_LEADS, InputSettings
-from rayecg.core.shard_format import read_records, shard_table
+from rayecg.core.shard_format import Layout, index_table, read_records, shard_batch
 from rayecg.signal.prepare import prepare, resample
 
 TWO = InputSettings(fs=100, duration_s=2.0, leads=("I", "II"))
@@ -270,8 +271,9 @@ def test_windows_from_a_shard_equal_those_of_the_record(synthetic_archive, tmp_p
         except RecordError:
             continue
     assert len(records) > 2
-    rows = [{"record_id": str(i), "path": "", "status": "ok"} for i in range(len(records))]
-    pq.write_table(shard_table(rows, records), tmp_path / "shard.parquet")
+    rows = [{"record_id": str(i), "path": ""} for i in range(len(records))]
+    batch = shard_batch(index_table(rows), records, Layout.of(records[0]))
+    pq.write_table(pa.Table.from_batches([batch]), tmp_path / "shard.parquet")
     settings = InputSettings(fs=80, duration_s=4.0, normalisation="record", bandpass_hz=(0.5, 30.0))
     for (_, stored), record in zip(read_records(tmp_path / "shard.parquet"), records, strict=True):
         raw = prepare(record.physical, record.fs, record.leads, settings)

@@ -139,6 +139,54 @@ def read_beats(path: Path, n_times: int) -> tuple[np.ndarray, tuple[str, ...]]:
     RecordError
         `bad_annotation`.
     """
+    times, symbols = _read_annotations(path)
+    beat = np.array([symbol in BEAT_SYMBOLS for symbol in symbols], dtype=bool)
+    times = times[beat]
+    if len(times) and (times.min() < 0 or times.max() >= n_times):
+        raise RecordError(
+            "bad_annotation", f"{path}.atr: a beat at {times.max()}, the signal ends at {n_times}"
+        )
+    return times, tuple(np.asarray(symbols)[beat].tolist())
+
+
+def read_flutter(path: Path, n_times: int) -> list[tuple[int, int]]:
+    """Read the episodes of ventricular flutter or fibrillation in a record's `.atr` file.
+
+    They stand between `[` and `]` (WFDB Applications Guide, annotation codes); no beat is annotated
+    inside, only flutter waves (`!`). Of MIT-BIH's records, 207 has them.
+
+    Parameters
+    ----------
+    path, n_times
+        As for `read_beats`.
+
+    Returns
+    -------
+    list
+        First and last sample of each episode; one that is not closed lasts to the end.
+
+    Raises
+    ------
+    RecordError
+        `bad_annotation`.
+    """
+    episodes, start = [], None
+    times, symbols = _read_annotations(path)
+    for time, symbol in zip(times.tolist(), symbols, strict=True):
+        if symbol == "[" and start is None:
+            start = time
+        elif symbol == "]" and start is not None:
+            episodes.append((start, time))
+            start = None
+        elif symbol in "[]":
+            raise RecordError("bad_annotation", f"{path}.atr: {symbol} at {time} without its other")
+    if start is not None:
+        episodes.append((start, n_times - 1))
+    return episodes
+
+
+def _read_annotations(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Read positions and symbols of a record's `.atr` file, all that there are."""
     import wfdb  # its import is slow, and other archives need no annotations
 
     try:
@@ -150,11 +198,4 @@ def read_beats(path: Path, n_times: int) -> tuple[np.ndarray, tuple[str, ...]]:
         ) from None
     if not closed:  # `wfdb` takes what there is of a file that was cut short
         raise RecordError("bad_annotation", f"{path}.atr: expected a zero word at its end")
-    beat = np.array([symbol in BEAT_SYMBOLS for symbol in found.symbol], dtype=bool)
-    times = np.asarray(found.sample, dtype=np.int64)[beat]
-    if len(times) and (times.min() < 0 or times.max() >= n_times):
-        raise RecordError(
-            "bad_annotation", f"{path}.atr: a beat at {times.max()}, the signal ends at {n_times}"
-        )
-    symbols = tuple(np.asarray(found.symbol)[beat].tolist())
-    return times, symbols
+    return np.asarray(found.sample, dtype=np.int64), list(found.symbol)

@@ -17,7 +17,8 @@ from torch import nn
 from rayecg.core.errors import RecordError, record_error
 from rayecg.core.outputs import OperatingPoint, probabilities
 from rayecg.models.checkpoint import input_settings, load_checkpoint
-from rayecg.signal.prepare import Prepared, prepare
+from rayecg.signal.beats import detect_beats, detection_lead
+from rayecg.signal.prepare import Prepared, check_shape, prepare
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class Predictor:
             Lead names, in the order of the second axis.
         metadata
             One value per record under each name. Beat-wise checkpoints read `beat_times`: the R
-            peaks of each record in samples at `fs`.
+            peaks of each record in samples at `fs`; where there are none, a checkpoint whose input
+            says `beats: detected` finds them.
         """
         beats = (metadata or {}).get("beat_times", [None] * len(signal_BLT))
         items: list[Prepared | Exception] = []
@@ -169,10 +171,22 @@ class Predictor:
         RecordError
             Also `no_beats`, if the task is beat-wise and there is none.
         """
-        if self.unit == "beat" and (beat_times is None or not len(beat_times)):
-            raise RecordError("no_beats", "a beat-wise checkpoint needs the R peaks of the record")
-        times = np.asarray(beat_times, dtype=np.int64) if self.unit == "beat" else None
+        if self.unit != "beat":
+            return prepare(signal_LT, fs, leads, self.input)
+        if beat_times is None or not len(beat_times):
+            beat_times = self._find_beats(signal_LT, fs, leads)
+        times = np.asarray(beat_times, dtype=np.int64)
         return prepare(signal_LT, fs, leads, self.input, times)
+
+    def _find_beats(self, signal_LT: np.ndarray, fs: float, leads: Sequence[str]) -> np.ndarray:
+        if self.input.beats != "detected":
+            raise RecordError("no_beats", "a beat-wise checkpoint needs the R peaks of the record")
+        check_shape(signal_LT, leads)
+        lead = detection_lead(leads)
+        times = detect_beats(signal_LT[lead], fs)
+        if not len(times):
+            raise RecordError("no_beats", f"no beat was found in lead {leads[lead]}")
+        return times
 
     def answer(self, items: Sequence[Prepared | Exception]) -> Prediction:
         """Score prepared records; an exception in place of one makes it a quarantined row."""

@@ -1,20 +1,19 @@
 """From a recording in mV to the windows a network reads: one path for training and for scoring.
 
-Legend: W window, L lead, T time.
+Legend: W window, L lead, T time, K neighbouring RR interval.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
-from scipy import signal
 
 from rayecg.core.errors import RecordError
 from rayecg.core.experiment import InputSettings
-from rayecg.core.record import MAX_SAMPLES
+from rayecg.signal.beats import rr_context
+from rayecg.signal.filters import bandpass, bridge, resample
 
 #: Above this share of invalid samples in the leads that are read, a record is degraded.
 MAX_INVALID = 0.2
@@ -33,11 +32,15 @@ class Prepared:
         peak for beats.
     limits
         The limits of the input that the recording breaks; empty if none.
+    rr_WK
+        float32, s: the `context_beats` RR intervals before each beat and as many after it, NaN where
+        the recording has none; None where windows are no beats, or no context is wanted.
     """
 
     x_WLT: np.ndarray
     offset_W: np.ndarray
     limits: tuple[str, ...]
+    rr_WK: np.ndarray | None = None
 
 
 def prepare(
@@ -46,6 +49,7 @@ def prepare(
     leads: Sequence[str],
     settings: InputSettings,
     beat_times: np.ndarray | None = None,
+    rhythm_times: np.ndarray | None = None,
 ) -> Prepared:
     """Cut a recording into the windows that a network reads.
 
@@ -66,6 +70,9 @@ def prepare(
     beat_times
         R peaks in samples at `fs`: one window for each, centred. None cuts consecutive windows
         instead, the last one ending with the recording.
+    rhythm_times
+        All R peaks of the recording, rising, `beat_times` among them: what RR intervals are taken
+        from. None if `beat_times` are all.
 
     Raises
     ------
@@ -75,9 +82,7 @@ def prepare(
     ValueError
         If the array is not leads by times.
     """
-    if np.ndim(signal_LT) != 2 or len(signal_LT) != len(leads):
-        shape = np.shape(signal_LT)
-        raise ValueError(f"expected an array of {len(leads)} leads by times, came shape {shape}")
+    check_shape(signal_LT, leads)
     limits = []
     position = {lead: i for i, lead in enumerate(leads)}
     present = [lead for lead in settings.leads if lead in position]
@@ -98,7 +103,7 @@ def prepare(
             limits.append(f"invalid_samples:{invalid_LT.mean():.2f}")
         own_LT = bridge(own_LT, invalid_LT)
     if settings.bandpass_hz is not None:
-        own_LT = _bandpass(own_LT, fs, settings.bandpass_hz)
+        own_LT = bandpass(own_LT, fs, settings.bandpass_hz)
     if fs < settings.fs:
         limits.append(f"up_sampled:{fs:g}")
     own_LT = resample(own_LT, fs, settings.fs)
@@ -113,8 +118,14 @@ def prepare(
         x_LT = own_LT
     n_times, scale = settings.n_times, settings.fs / fs
     if beat_times is not None:
-        start_W = np.round(np.asarray(beat_times) * scale).astype(np.int64) - n_times // 2
-        return Prepared(_cut(x_LT, start_W, n_times), np.asarray(beat_times), tuple(limits))
+        beat_W = np.asarray(beat_times)
+        start_W = np.round(beat_W * scale).astype(np.int64) - n_times // 2
+        rr_WK = None
+        if settings.context_beats:
+            rhythm = np.unique(beat_W if rhythm_times is None else rhythm_times)
+            around = rr_context(rhythm, fs, settings.context_beats, settings.context_beats)
+            rr_WK = around[np.searchsorted(rhythm, beat_W)]
+        return Prepared(_cut(x_LT, start_W, n_times), beat_W, tuple(limits), rr_WK)
     length = x_LT.shape[1]
     if length < n_times:
         limits.append(f"too_short:{length / settings.fs:.2f} s")
@@ -127,55 +138,11 @@ def prepare(
     return Prepared(_cut(x_LT, start_W, n_times), offset_W, tuple(limits))
 
 
-def resample(signal_LT: np.ndarray, fs: float, to_fs: float) -> np.ndarray:
-    """Resample by a polyphase anti-aliasing filter (`scipy.signal.resample_poly`), rates in Hz.
-
-    The ends are held at their own value, so that an offset does not ring. The result has the type of
-    the signal, float32 or float64.
-
-    Raises
-    ------
-    RecordError
-        `too_large`, if a rate that is far too low makes more samples than a record may have.
-    """
-    if fs == to_fs:
-        return signal_LT
-    n_samples = round(signal_LT.size * to_fs / fs)
-    if n_samples > MAX_SAMPLES:
-        raise RecordError(
-            "too_large",
-            f"{fs:g} Hz to {to_fs:g} Hz would make {n_samples} samples, over {MAX_SAMPLES}",
-        )
-    ratio = Fraction(to_fs / fs).limit_denominator(1000)
-    return signal.resample_poly(
-        signal_LT, ratio.numerator, ratio.denominator, axis=1, padtype="edge"
-    )
-
-
-def _bandpass(signal_LT: np.ndarray, fs: float, band: tuple[float, float]) -> np.ndarray:
-    """Filter with a Butterworth band-pass of order 3, forward and backward (zero phase)."""
-    low, high = band[0], min(band[1], 0.49 * fs)
-    sections = signal.butter(3, (low, high), btype="bandpass", fs=fs, output="sos")
-    pad = min(signal_LT.shape[1] - 1, int(3 * fs / low))
-    filtered_LT = signal.sosfiltfilt(sections, signal_LT.astype(np.float64), axis=1, padlen=pad)
-    return filtered_LT.astype(np.float32)
-
-
-def bridge(signal_LT: np.ndarray, invalid_LT: np.ndarray) -> np.ndarray:
-    """Draw straight lines over invalid samples: a step to 0 would ring in every filter.
-
-    At the ends the nearest valid sample is held; a lead without any becomes 0.
-    """
-    bridged_LT = signal_LT.copy()
-    times_T = np.arange(signal_LT.shape[1])
-    for lead_T, invalid_T in zip(bridged_LT, invalid_LT, strict=True):
-        if invalid_T.all():
-            lead_T[:] = 0.0
-        elif invalid_T.any():
-            lead_T[invalid_T] = np.interp(
-                times_T[invalid_T], times_T[~invalid_T], lead_T[~invalid_T]
-            )
-    return bridged_LT
+def check_shape(signal_LT: np.ndarray, leads: Sequence[str]) -> None:
+    """Refuse with `ValueError` an array that is not leads by times."""
+    if np.ndim(signal_LT) != 2 or len(signal_LT) != len(leads):
+        shape = np.shape(signal_LT)
+        raise ValueError(f"expected an array of {len(leads)} leads by times, came shape {shape}")
 
 
 def _cut(x_LT: np.ndarray, start_W: np.ndarray, n_times: int) -> np.ndarray:

@@ -131,7 +131,9 @@ def _build(
             split, rows = place[row["record_id"]]
             beats = offsets[split][rows] if task.unit == "beat" else None
             try:
-                made = prepare(record.physical, record.fs, record.leads, settings, beats)
+                made = prepare(
+                    record.physical, record.fs, record.leads, settings, beats, record.beat_times
+                )
             except RecordError as error:
                 dropped.append((row["record_id"], error.message))
                 continue
