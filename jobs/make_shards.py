@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from rayecg.core.experiment import ArchiveSettings, ShardSettings
 from rayecg.core.job import DONE, Arguments, run_job
-from rayecg.core.settings import build
+from rayecg.core.settings import build, load_settings
 
 
 def main() -> int:
     """Run the job; see `--help`."""
     arguments = Arguments(__doc__ or "")
-    arguments.add_argument("--archive", required=True, help="kind: ptbxl mitbih synthetic wfdb")
-    arguments.add_argument("--path", required=True, help="folder of the archive")
+    arguments.add_argument(
+        "--archive", required=True, help="kind: cinc ludb mitbih ptbxl synthetic wfdb"
+    )
+    arguments.add_argument("--path", required=True, help="folder or URI of the archive")
     arguments.add_argument("--out", required=True, help="output folder")
     arguments.add_argument("--fs", type=int, help="resample to this rate in Hz")
     arguments.add_argument(
         "--rate", type=int, help="which published rate to read (PTB-XL: 100, 500)"
     )
+    arguments.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other shard setting"
+    )
     given = arguments.parse_args()
     tree = {"kind": given.archive, "path": given.path, "rate": given.rate}
     archive = build(ArchiveSettings, tree, "arguments")
-    settings = build(ShardSettings, {"fs": given.fs}, "arguments")
+    settings = load_settings(ShardSettings, None, [f"fs={given.fs or 'null'}", *given.set])
 
     from rayecg import pipeline
 

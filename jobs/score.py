@@ -11,8 +11,10 @@ def main() -> int:
     """Run the job; see `--help`."""
     arguments = Arguments(__doc__ or "")
     arguments.add_argument("--checkpoint", required=True, help="folder of a checkpoint")
-    arguments.add_argument("--archive", required=True, help="kind: ptbxl mitbih synthetic wfdb")
-    arguments.add_argument("--path", required=True, help="folder of the archive")
+    arguments.add_argument(
+        "--archive", required=True, help="kind: cinc ludb mitbih ptbxl synthetic wfdb"
+    )
+    arguments.add_argument("--path", required=True, help="folder or URI of the archive")
     arguments.add_argument("--out", required=True, help="output folder")
     arguments.add_argument(
         "--rate", type=int, help="which published rate to read (PTB-XL: 100, 500)"

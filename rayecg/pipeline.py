@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import yaml
 
@@ -27,6 +25,7 @@ from rayecg.core.files import (
     fingerprint,
     only_job_on,
     read_json,
+    read_table,
     write_json,
     write_table,
     write_text,
@@ -34,7 +33,7 @@ from rayecg.core.files import (
 from rayecg.core.progress import Progress
 from rayecg.core.session import RaySettings, ray_session
 from rayecg.core.settings import to_tree
-from rayecg.core.shard_format import SIGNAL, shard_files
+from rayecg.core.shard_format import RECORDS
 from rayecg.core.versions import code_fingerprint
 from rayecg.models.catalogue import ModelInputs, build_model
 from rayecg.tasks.task import Task, example_table, load_task
@@ -154,17 +153,9 @@ def _prepare(experiment: Experiment, folders: Folders) -> tuple[Task, str]:
     task = load_task(experiment.task, experiment.archive.kind)
     manifest = build(archive, experiment.shards, folders.shards)
     write_json(folders.work / "task.json", _task_tree(task))
-    columns = [
-        pq.read_table(file, columns=_columns_without_samples(file), partitioning=None)
-        for file in shard_files(folders.shards)
-    ]
-    examples = example_table(task, pa.concat_tables(columns))
+    examples = example_table(task, read_table(folders.shards / RECORDS))
     write_table(folders.examples, examples)
     return task, manifest["key"]
-
-
-def _columns_without_samples(file: Path) -> list[str]:
-    return [name for name in pq.read_schema(file).names if name != SIGNAL]
 
 
 def _task_tree(task: Task) -> dict[str, Any]:

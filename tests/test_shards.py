@@ -22,10 +22,10 @@ from rayecg.core.errors import DataError
 from rayecg.core.experiment import STANDARD_LEADS, ArchiveSettings, ShardSettings
 from rayecg.core.files import read_json
 from rayecg.core.record import Record, invalid_value
-from rayecg.core.shard_format import SIGNAL, Layout, decode_signal, read_records
+from rayecg.core.shard_format import RECORDS, SIGNAL, Layout, decode_signal, read_records
 from rayecg.core.units import Units
 from rayecg.shards import unit as unit_module
-from rayecg.shards.build import RECORDS, as_bytes, make_shards
+from rayecg.shards.build import as_bytes, make_shards, write_records
 from rayecg.shards.unit import UnitWriter
 from rayecg.signal.assessment import assess
 
@@ -348,6 +348,9 @@ def test_windows_know_their_record_and_offset(tmp_path, windows):
         whole = read_record(tmp_path / "archive" / name).digital
         np.testing.assert_array_equal(record.digital, whole if windows == "all" else whole[:, :250])
     assert list(kept) == ["a", "b", "c"]
+    write_records([file], tmp_path / "table.parquet")
+    lengths = pq.read_table(tmp_path / "table.parquet")["n_times"].to_pylist()
+    assert lengths == ([620, 250, 100] if windows == "all" else [250, 250, 100])
     assert [row["record_id"] for row, _ in read_records(file, {"b"})] == ["b"]
 
 

@@ -17,7 +17,7 @@ from rayecg.signal.leads import with_derived_leads
 class WfdbFolder(Archive):
     """Every `.hea` below a folder; the relative path is the record's id."""
 
-    suffixes = (".hea", ".dat", ".mat")
+    suffixes: tuple[str, ...] = (".hea", ".dat", ".mat")
 
     def index(self) -> pa.Table:
         """List the records by relative path."""

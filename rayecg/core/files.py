@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rayecg.core.errors import DataError
+from rayecg.core.errors import DataError, SettingsError
 
 MANIFEST = "manifest.json"
 
@@ -173,8 +173,12 @@ def only_job_on(folder: str | Path) -> Iterator[None]:
     ------
     DataError
         If another live process holds it, or it cannot be written.
+    SettingsError
+        If it is a URI.
     """
     folder = Path(folder)
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(folder)):  # Path has made one slash of two
+        raise SettingsError(f"{folder}: output goes to a folder on disk, not to a URI")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w")  # noqa: SIM115 - open for as long as the hold

@@ -39,9 +39,9 @@ class Progress:
             return
         self.last = now
         rate = (done - self.first) / max(now - self.started, 1e-9)
-        left = (
-            f", {(self.total - done) / rate:.0f} s left" if rate > 0 and done < self.total else ""
-        )
+        left = ""
+        if rate > 0 and done < self.total:
+            left = f", {_rounded(rate)} {self.unit}/s, {(self.total - done) / rate:.0f} s left"
         self._write(f"{self.stage}: {done}/{self.total} {self.unit}{left}{_comma(note)}")
 
     def done(self, note: str = "") -> None:
@@ -57,6 +57,10 @@ class Progress:
         start = "\r\x1b[K" if self.live else ""
         self.stream.write(f"{start}{text}{end}")
         self.stream.flush()
+
+
+def _rounded(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def _comma(note: str) -> str:

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rayecg.core.errors import DataError, RecordError
+from rayecg.core.errors import DataError
 from rayecg.core.record import Assessment, Record, invalid_value
 from rayecg.core.units import unit_files
 
@@ -67,6 +67,8 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 
 SIGNAL = "signal"
+#: The table of all records of a `make_shards` output, without their samples.
+RECORDS = "records.parquet"
 #: Of one row's samples: Arrow counts the bits of a fixed-size value in 32 bits, and a reader holds
 #: a row group of such rows. A longer record is stored as windows.
 MAX_ROW_BYTES = 2**26

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,13 +29,11 @@ from rayecg.core.files import (
 from rayecg.core.progress import Progress
 from rayecg.core.session import cluster_cpus
 from rayecg.core.settings import to_tree
-from rayecg.core.shard_format import INDEX_FIELDS, QUARANTINE_SCHEMA, RECORD_FIELDS
+from rayecg.core.shard_format import INDEX_FIELDS, QUARANTINE_SCHEMA, RECORD_FIELDS, RECORDS
 from rayecg.core.units import Units, unit_files
 from rayecg.core.versions import code_fingerprint, versions
 from rayecg.shards.unit import UnitWriter
 
-#: The table of all records, without their samples.
-RECORDS = "records.parquet"
 #: Rooms whose code decides what a shard holds.
 ROOMS = ("archives", "core", "shards", "signal")
 #: Records of a unit, where the settings leave it open: enough units for every worker, and few
@@ -126,8 +125,6 @@ def _start_workers() -> None:
     import ray
 
     def start() -> None:
-        import numpy as np
-
         import rayecg.shards.unit as unit
         from rayecg.core.record import Record
 
@@ -193,8 +190,7 @@ def write_records(files: list[Path], to: Path) -> int:
     tables = []
     for file in files:
         table = pq.read_table(file, columns=names, partitioning=None)
-        # Of a record's windows, the first stands for it.
-        tables.append(table.filter(pc.equal(table["offset"], 0)).cast(schema))
+        tables.append(_without_windows(table).cast(schema))
     table = pa.concat_tables(tables)
     waveforms = table["waveform_sha256"]
     duplicates = 0
@@ -211,3 +207,14 @@ def write_records(files: list[Path], to: Path) -> int:
         table = table.set_column(names.index("flags"), field, pa.array(flags, field.type))
     write_table(to, table, compression="zstd", row_group_size=65536)
     return duplicates
+
+
+def _without_windows(table: pa.Table) -> pa.Table:
+    """Let the first of a record's windows stand for all, `n_times` being theirs together."""
+    first = np.flatnonzero(table["offset"].to_numpy() == 0)
+    if len(first) == table.num_rows:
+        return table
+    n_times = np.add.reduceat(table["n_times"].to_numpy(), first)
+    place = table.schema.get_field_index("n_times")
+    field = table.schema.field(place)
+    return table.take(first).set_column(place, field, pa.array(n_times, field.type))

@@ -1,0 +1,254 @@
+"""Folders in object stores: what `storage.open_folder` gives for a URI."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote
+
+import numpy as np
+
+from rayecg.core.errors import DataError, RecordError, SettingsError
+from rayecg.core.storage import Folder, check_name
+
+Out = TypeVar("Out")
+
+#: Waits (s) before a store that does not answer is asked again; after the last the job stops, to be
+#: continued later. A record is never given up because of the network.
+PATIENCE_S = (0.5, 1, 2, 4, 8, 16, 30)
+#: How long (s) one attempt waits for a store's first word.
+ANSWER_S = 5
+
+#: What a store says of a name that it does not have, or that no object can have.
+_FINAL = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ValueError,
+    ImportError,
+    TypeError,
+    MemoryError,
+)
+#: In the text of an error: the store answers, and its answer will be the same again.
+_REFUSALS = re.compile(
+    "ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|NO_SUCH_BUCKET|PERMISSION_DENIED|"
+    "UNAUTHENTICATED|Not a regular file|^Bucket .* not found|Unable to load|"
+    r"HTTP status (3\d\d|4(?!08|25|29)\d\d)\)"
+)
+#: Settings in a URI that are no secret, and tell what is wrong.
+_OPEN_SETTINGS = ("endpoint_override", "region", "scheme")
+
+
+class RemoteFolder(Folder):
+    """A folder in an object store, by a URI that `pyarrow.fs` or fsspec understands.
+
+    `s3://`, `gs://`, `abfs://`, `hdfs://` are pyarrow's own; any other scheme is fsspec's. The
+    store's settings come from its usual places, for S3 the environment (`AWS_ACCESS_KEY_ID`,
+    `AWS_ENDPOINT_URL`, …) or the URI (`s3://KEY:SECRET@bucket/path?region=…&scheme=http&
+    endpoint_override=HOST:PORT`), whose secrets no message repeats. What was listed is kept: the
+    archive must stay as it is while it is read.
+
+    Parameters
+    ----------
+    uri
+        Where it lies.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such folder, or the store refuses it.
+    DataError
+        If the store does not answer.
+    """
+
+    remote = True
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.root, self._secrets = _without_secrets(uri)
+        self._prefix = self.root + "/"
+        self._listed: dict[str, tuple[int, int]] | None = None
+
+        def attempt() -> tuple[Any, str, Any]:
+            files, path = _file_system(uri)
+            return files, path, files.get_file_info(path)
+
+        try:
+            self._files, path, found = self._patiently(attempt, self.root, PATIENCE_S[:4])
+        except (OSError, ValueError, ImportError, TypeError) as error:
+            raise SettingsError(f"{self.root}: cannot be opened ({self._why(error)})") from None
+        self._path = path.rstrip("/") + "/" if path else ""
+        if found.type.name in ("NotFound", "File"):
+            raise SettingsError(f"expected a folder, found none at {self.root}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.uri,)
+
+    def read(
+        self, name: str, offset: int = 0, need: int | None = None, limit: int | None = None
+    ) -> tuple[bytes, int]:
+        """Read a file, or a piece of it; see `Folder.read`.
+
+        Raises
+        ------
+        RecordError
+            `missing_file`, `outside_archive`.
+        DataError
+            If the store does not answer.
+        """
+        check_name(name, self)
+
+        def attempt() -> tuple[bytes, int]:
+            with self._files.open_input_file(self._path + name) as stream:
+                size = stream.size()
+                count = max(size - offset, 0) if need is None else need
+                if offset + count > size or (limit is not None and count > limit):
+                    return b"", size
+                data = stream.read_at(count, offset) if count else b""
+                if len(data) != count:
+                    raise OSError(f"sent {len(data)} bytes of {count}")
+                return data, size
+
+        place = self._prefix + name
+        try:
+            return self._patiently(attempt, place)
+        except PermissionError as error:
+            # One object may be refused; keys that have expired are no record's fault.
+            self._ask_for_folder()
+            raise RecordError("missing_file", f"{place}: {self._why(error)}") from None
+        except OSError:
+            raise RecordError("missing_file", f"{place}: no such object") from None
+        except ValueError as error:  # a name that no object can have
+            raise RecordError("missing_file", f"{place!r}: {self._why(error)}") from None
+
+    def _patiently(
+        self, attempt: Callable[[], Out], what: str, waits: tuple[float, ...] | None = None
+    ) -> Out:
+        """Do what needs the store, again where it does not answer; a refusal is PermissionError."""
+        for wait in (*(PATIENCE_S if waits is None else waits), None):
+            try:
+                return attempt()
+            except (*_FINAL, PermissionError):
+                raise
+            except Exception as error:  # libraries of stores have exceptions of their own
+                if _REFUSALS.search(str(error)):
+                    raise PermissionError(self._why(error)) from None
+                if wait is None:
+                    raise DataError(
+                        f"{what}: the store does not give it ({self._why(error)}); the same "
+                        "command continues"
+                    ) from None
+                time.sleep(wait)
+        raise AssertionError("unreachable")
+
+    def _ask_for_folder(self, what: Any = None) -> Any:
+        """Ask for the folder itself, or a list in it; raises `DataError` if that is not given."""
+        what = self._path.rstrip("/") if what is None else what
+        try:
+            return self._patiently(lambda: self._files.get_file_info(what), self.root)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.root}: cannot be read ({self._why(error)})") from None
+
+    def _why(self, error: BaseException) -> str:
+        """Give the first line of an error's text without the secrets of the URI."""
+        text = str(error).replace(self.uri, self.root)
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return (text.strip().splitlines() or [type(error).__name__])[0][:200]
+
+    def _list(self) -> dict[str, tuple[int, int]]:
+        if self._listed is None:
+            from pyarrow import fs
+
+            infos = self._ask_for_folder(fs.FileSelector(self._path.rstrip("/"), recursive=True))
+            start = len(self._path)
+            self._listed = {
+                info.path[start:]: (info.size, info.mtime_ns if info.mtime_ns is not None else -1)
+                for info in infos
+                if info.is_file
+            }
+        return self._listed
+
+    def walk(self, suffix: str | tuple[str, ...]) -> list[str]:
+        """List the files whose names end so, sorted."""
+        return sorted(name for name in self._list() if name.endswith(suffix))
+
+    def has(self, pattern: str) -> bool:
+        """Say whether the folder's top level holds a name of this pattern."""
+        from pyarrow import fs
+
+        if pattern == "*":
+            return True  # a store has no empty folders, and a list may be long
+        if not any(sign in pattern for sign in "*?["):
+            return bool(self._ask_for_folder(self._path + pattern).type.name != "NotFound")
+        infos = self._ask_for_folder(fs.FileSelector(self._path.rstrip("/")))
+        return any(fnmatch.fnmatch(info.base_name, pattern) for info in infos)
+
+    def facts(self, names: Iterable[str]) -> np.ndarray:
+        """Give size and time of modification (ns) of files; see `Folder.facts`."""
+        listed = self._list()
+        facts = [listed.get(name, (-1, -1)) for name in names]
+        return np.array(facts, dtype=np.int64).reshape(-1, 2)
+
+    @contextmanager
+    def local(self, names: Iterable[str]) -> Iterator[Path]:
+        """Give a temporary folder with copies of the named files; see `Folder.local`."""
+        names = list(names)
+        if len({name.rpartition("/")[0] for name in names}) != 1:
+            raise ValueError(f"expected files of one folder, came {names}")
+        with tempfile.TemporaryDirectory() as folder:
+            for name in names:
+                (Path(folder) / name.rpartition("/")[2]).write_bytes(self.read(name)[0])
+            yield Path(folder)
+
+
+def _file_system(uri: str) -> tuple[Any, str]:
+    from pyarrow import fs
+
+    try:
+        store, path = fs.FileSystem.from_uri(uri)
+    except (ValueError, NotImplementedError) as error:
+        if isinstance(error, ValueError) and "Unrecognized filesystem" not in str(error):
+            raise
+        import fsspec  # type: ignore[import-untyped]
+
+        store, path = fsspec.core.url_to_fs(uri)
+        return fs.PyFileSystem(fs.FSSpecHandler(store)), path
+    if store.type_name not in ("s3", "gcs"):
+        return store, path
+    # A URI cannot say how often a store that does not answer is asked: ten times and up to 100 s for
+    # S3, 15 min for GCS. `_patiently` asks again, so that one attempt shall be short.
+    make, (options,) = store.__reduce__()
+    if store.type_name == "gcs":
+        options["retry_time_limit"] = options["retry_time_limit"] or timedelta(seconds=ANSWER_S)
+        return make(options), path
+    for name in ("connect_timeout", "request_timeout"):
+        options[name] = options[name] if options[name] > 0 else ANSWER_S
+    return fs.S3FileSystem(
+        **options, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2)
+    ), path
+
+
+def _without_secrets(uri: str) -> tuple[str, tuple[str, ...]]:
+    """Give a URI without user, password and query, and what of it no message may repeat."""
+    scheme, _, rest = uri.partition("://")
+    first = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user = ""
+    if ":" in first and "@" in rest:  # a password that was not quoted may hold any character
+        user, _, rest = rest.rpartition("@")
+    elif "@" in first:
+        user, _, rest = rest.partition("@")
+    place, _, query = rest.partition("?")
+    name, _, password = user.partition(":")
+    hidden = [user, name, password, query]
+    hidden += [value for key, value in parse_qsl(query) if key not in _OPEN_SETTINGS]
+    secrets = {text for part in hidden for text in (part, unquote(part)) if len(text) > 3}
+    shown = f"{scheme}://{place.partition('#')[0]}".rstrip("/")
+    return shown, tuple(sorted(secrets, key=len, reverse=True))
