@@ -24,16 +24,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import wfdb
 
 from rayecg.archives.base import Archive
 from rayecg.archives.catalogue import open_archive
 from rayecg.archives.synthetic import SyntheticSettings, write_archive
+from rayecg.archives.wfdb_header import parse_header, read_header
 from rayecg.core.experiment import ArchiveSettings, ShardSettings
 from rayecg.core.session import RaySettings, ray_session
-from rayecg.core.shard_format import row_groups, shard_files
+from rayecg.core.shard_format import (
+    ROW_GROUP_BYTES,
+    Layout,
+    row_groups,
+    shard_batch,
+    shard_files,
+)
+from rayecg.core.units import Units
 from rayecg.core.versions import versions
-from rayecg.shards.build import make_shards
+from rayecg.shards.build import as_bytes, make_shards
+from rayecg.shards.unit import UnitWriter
+from rayecg.signal.assessment import assess
 
 TURNS = 5
 #: Records that the slow side reads in a turn; its rate does not depend on how many.
@@ -138,6 +150,58 @@ def shards(folder: Path, n_records: int, out: Path) -> dict[str, dict[str, Any]]
         }
         for kind in kinds
     }
+
+
+def profile(folder: Path, out: Path) -> dict[str, dict[str, Any]]:
+    """Time the steps of one worker, each by itself and alone, in microseconds a record."""
+    archive = open_archive(ArchiveSettings(kind="wfdb", path=str(folder), limit=2000))
+    index = archive.checked_index()
+    rows = index.to_pylist()
+    read = archive.folder.read
+    records = [record for record in archive.read_each(rows) if not isinstance(record, Exception)]
+    assessments = assess(records)
+    layout = Layout.of(records[0])
+
+    def batches() -> list[pa.RecordBatch]:
+        step = ROW_GROUP_BYTES // records[0].digital_LT.nbytes
+        return [
+            shard_batch(
+                index.slice(i, step), records[i : i + step], layout, assessments[i : i + step]
+            )
+            for i in range(0, len(records), step)
+        ]
+
+    made = batches()
+
+    def write(compression: str) -> None:
+        with pq.ParquetWriter(
+            out, made[0].schema, compression=compression, use_dictionary=False
+        ) as writer:
+            for batch in made:
+                writer.write_batch(batch)
+
+    writer = UnitWriter(archive, ShardSettings(), Units(folder / "profile", "0" * 16))
+    item = {"unit": "000000", "rows": as_bytes(index)}
+    headers = [(read_header(archive.folder, row["path"])).text for row in rows]
+    steps: dict[str, Callable[[], object]] = {
+        "open and read two files": lambda: [
+            (read(f"{row['path']}.hea"), read(f"{row['path']}.dat")) for row in rows
+        ],
+        "parse the header": lambda: [parse_header(text) for text in headers],
+        "all of reading, with checks": lambda: list(archive.read_each(rows)),
+        "measure quality": lambda: assess(records),
+        "hash the waveform": lambda: [record.sha256 for record in records],
+        "build the row group, hash included": batches,
+        "write Parquet, zstd": lambda: write("zstd"),
+        "write Parquet, uncompressed": lambda: write("none"),
+        "the whole unit": lambda: writer(item),
+    }
+    found = {}
+    for name, step in steps.items():
+        step()
+        best = min(seconds(step) for _ in range(5))
+        found[f"profile: {name}"] = {"us_per_record": best / len(rows) * 1e6}
+    return found
 
 
 def load(folder: Path, out: Path) -> dict[str, dict[str, Any]]:
@@ -250,6 +314,7 @@ def main() -> None:
         with ray_session(RaySettings()):
             rows |= shards(folder / "archive", arguments.records, folder / "shards")
             rows |= load(folder / "archive", folder / "shards")
+            rows |= profile(folder / "archive", folder / "profile.parquet")
             if arguments.scale:
                 shutil.rmtree(folder / "archive")
                 sizes = [int(size) for size in arguments.scale.split(",")]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import torch
 import yaml
@@ -118,7 +119,7 @@ def ensure_archive(settings: ArchiveSettings, default: Path | None) -> ArchiveSe
         return settings
     if settings.path is None and default is None:
         return settings
-    if settings.path is not None and Path(settings.path).exists():
+    if settings.path is not None and ("://" in settings.path or Path(settings.path).exists()):
         return settings
     from rayecg.archives.synthetic import GENERATOR_VERSION, write_archive
 
@@ -315,7 +316,8 @@ def _experiment_yaml(experiment: Experiment) -> str:
     """Give the settings without the place of this machine's files."""
     tree = to_tree(experiment)
     if tree["archive"]["path"]:
-        tree["archive"]["path"] = Path(tree["archive"]["path"]).name
+        # Of a URI, which may hold keys, nothing but the last part of its path.
+        tree["archive"]["path"] = Path(urlsplit(tree["archive"]["path"]).path).name
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 

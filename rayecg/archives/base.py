@@ -143,8 +143,9 @@ class Archive:
         if not self.folder.remote:
             yield from map(function, items)
             return
-        with ThreadPoolExecutor(REMOTE_THREADS) as pool:
-            waiting: deque[Future[Out]] = deque()
+        pool = ThreadPoolExecutor(REMOTE_THREADS)
+        waiting: deque[Future[Out]] = deque()
+        try:
             for item in items:
                 waiting.append(pool.submit(function, item))
                 # So many are under way that none waits, and so few that memory stays small.
@@ -152,6 +153,9 @@ class Archive:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        finally:
+            # After an error the rest would be asked for in vain, each with its full patience.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def __reduce__(self) -> tuple[type[Archive], tuple[ArchiveSettings]]:
         # A worker may have another current folder.

@@ -7,6 +7,8 @@ from rayecg.core.catalogue import look_up
 from rayecg.core.experiment import ArchiveSettings
 
 ARCHIVES = {
+    "cinc": "rayecg.archives.cinc:Cinc",
+    "ludb": "rayecg.archives.ludb:Ludb",
     "mitbih": "rayecg.archives.mitbih:MitBih",
     "ptbxl": "rayecg.archives.ptbxl:PtbXl",
     "synthetic": "rayecg.archives.ptbxl:Synthetic",

@@ -115,7 +115,11 @@ class MitBih(Archive):
         record = super().read(row, checks)
         with self.folder.local([f"{row['path']}.atr"]) as folder:
             stem = folder / row["path"].rpartition("/")[2]
-            times, symbols = read_beats(stem, record.digital_LT.shape[1])
+            try:
+                times, symbols = read_beats(stem, record.digital_LT.shape[1])
+            except RecordError as error:  # a copy's place says nothing to the reader
+                message = error.message.replace(str(stem), f"{self.folder}/{row['path']}")
+                raise RecordError(error.code, message) from None
         return dataclasses.replace(record, beat_times=times, beat_symbols=symbols)
 
 

@@ -180,7 +180,7 @@ class Folder:
     def local(self, names: Iterable[str]) -> Iterator[Path]:
         """Give a folder on this machine that holds the named files, for a library that opens them.
 
-        Files that are missing are left out; names keep their last part.
+        Names keep their last part. Errors are those of `read`.
         """
         names = list(names)
         above = {name.rpartition("/")[0] for name in names}

@@ -7,8 +7,9 @@ killed job, still alive while another plan is under way, cannot overwrite that p
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,38 @@ def unit_files(out: Path, folder: str, key: str | None = None) -> list[Path]:
     """List a plan's files in one of the output's folders, in order; by default the finished plan's."""
     key = key or read_json(out / MANIFEST)["key"]
     return sorted((out / folder).glob(f"*{unit_suffix(key)}"))
+
+
+def failure_as_row(
+    work: Callable[[Any, dict[str, Any]], dict[str, Any]],
+) -> Callable[[Any, dict[str, Any]], dict[str, Any]]:
+    """Let a unit's work give a `DataError` as a row: Ray loses what an exception was, on its way back.
+
+    `raise_failures` raises it again.
+    """
+
+    @functools.wraps(work)
+    def wrapped(self: Any, item: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {**work(self, item), "failure": ""}
+        except DataError as error:
+            return {"failure": str(error)}
+
+    return wrapped
+
+
+def raise_failures(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Pass on what units gave, and raise the first failure.
+
+    Raises
+    ------
+    DataError
+        The one that stopped a unit.
+    """
+    for row in rows:
+        if row["failure"]:
+            raise DataError(row["failure"])
+        yield row
 
 
 class Units:

@@ -27,7 +27,7 @@ from rayecg.core.files import (
 from rayecg.core.predictions import RECORD_COLUMNS, WINDOW_COLUMNS, label_fields, output_columns
 from rayecg.core.progress import Progress
 from rayecg.core.session import cluster_cpus
-from rayecg.core.units import Units
+from rayecg.core.units import Units, failure_as_row, raise_failures
 from rayecg.core.versions import code_fingerprint, versions
 from rayecg.models.checkpoint import read_card
 from rayecg.models.predictor import Answer, Prediction, Predictor
@@ -134,7 +134,7 @@ def _run_units(
     finished_units = {unit["unit"] for unit in work} - {unit["unit"] for unit in waiting}
     done += sum(own.n_done(finished_units) for own in units.values())
     progress.update(done)
-    for result in results.iter_rows():
+    for result in raise_failures(results.iter_rows()):
         done += result["n_rows"] * len(units)
         progress.update(done)
 
@@ -165,6 +165,7 @@ class UnitScorer:
             for name, folder in checkpoints.items()
         }
 
+    @failure_as_row
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Score one unit with every checkpoint; returns how many rows it has."""
         unit = row["item"][0]

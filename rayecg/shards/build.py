@@ -30,7 +30,7 @@ from rayecg.core.progress import Progress
 from rayecg.core.session import cluster_cpus
 from rayecg.core.settings import to_tree
 from rayecg.core.shard_format import INDEX_FIELDS, QUARANTINE_SCHEMA, RECORD_FIELDS, RECORDS
-from rayecg.core.units import Units, unit_files
+from rayecg.core.units import Units, raise_failures, unit_files
 from rayecg.core.versions import code_fingerprint, versions
 from rayecg.shards.unit import UnitWriter
 
@@ -113,7 +113,7 @@ def _run_units(
         writer = UnitWriter(archive, settings, units)
         # A block for each unit: units spread over the cluster, and each is counted as it ends.
         results = ray.data.from_items(items, override_num_blocks=len(items)).map(writer)
-        for result in results.iter_rows():
+        for result in raise_failures(results.iter_rows()):
             done += result["n_input"]
             quarantined += result["n_quarantined"]
             progress.update(done, f"{quarantined} quarantined" if quarantined else "")

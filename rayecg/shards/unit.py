@@ -29,7 +29,7 @@ from rayecg.core.shard_format import (
     shard_batch,
     shard_schema,
 )
-from rayecg.core.units import Units
+from rayecg.core.units import Units, failure_as_row
 from rayecg.signal.assessment import assess
 
 #: Records that are read before their quality is measured together, and the bytes that end it earlier.
@@ -67,14 +67,9 @@ class UnitWriter:
     def __init__(self, archive: Archive, settings: ShardSettings, units: Units) -> None:
         self.archive, self.settings, self.units = archive, settings, units
 
+    @failure_as_row
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Write one unit; returns its ledger entry.
-
-        Raises
-        ------
-        DataError
-            If the archive cannot be reached.
-        """
+        """Write one unit; returns its ledger entry, or why the archive cannot be reached."""
         unit = item["unit"]
         index = pa.ipc.open_stream(item["rows"]).read_all()
         refused: list[tuple[int, Exception]] = []

@@ -1,0 +1,112 @@
+"""The 12-lead collections of the PhysioNet/CinC Challenges 2020 and 2021.
+
+Sources: Perez Alday et al. 2020, Physiol. Meas. 41:124003; Reyna et al. 2022, Physiol. Meas.
+43:084001. A record is a header and a MATLAB file whose samples start at byte 24 (format 16+24); what
+is known of it stands in comments of the header.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+
+from rayecg.archives.base import Archive
+from rayecg.archives.ptbxl import OVER_89, OVER_89_AS
+from rayecg.archives.wfdb_header import MAX_HEADER_BYTES
+from rayecg.core.errors import DataError, RecordError
+from rayecg.core.shard_format import index_table
+
+#: `#Age: 53`, `# Age: 53`, and LUDB's `#<age>: 53`.
+_COMMENT = re.compile(r"^#[ \t]*<?(age|sex|dx)>?[ \t]*:(.*)", re.IGNORECASE | re.MULTILINE)
+#: An identifier of SNOMED CT has 6 to 18 digits.
+_SNOMED = re.compile(r"(?<![\w.+-])\d{6,18}(?![\w.])", re.ASCII)
+_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
+_OLDEST = 130
+#: Folders that hold or divide a source, and are none: `training/georgia/g1`, `WFDBRecords/01/010`.
+_NO_SOURCE = re.compile(r"g?\d+|(training|validation|test|data|records|wfdb|_)+", re.IGNORECASE)
+
+
+class Cinc(Archive):
+    """Every header below a folder, with the age, sex and SNOMED CT codes that it states.
+
+    A record is called by its name, or by its relative path where another has the same name. `site`
+    is the source's folder (`georgia`, `cpsc_2018`). `patient_id` is unknown: the sources share no
+    such key, some cut several records from one person's recording (INCART: 74 from 32), and to call
+    each record a patient would let the audit pass what nobody knows.
+    """
+
+    suffixes = (".hea", ".mat")
+
+    def index(self) -> pa.Table:
+        """List the records by relative path; what a header does not state, or not so, is null."""
+        paths = [name.removesuffix(".hea") for name in self.folder.walk(".hea")]
+        if not paths:
+            raise DataError(f"{self.folder}: expected WFDB headers (*.hea), found none")
+        # Counted over all, so that no id depends on `limit`.
+        counts = Counter(path.rpartition("/")[2] for path in paths)
+        paths = paths[: self.settings.limit]
+        rows = []
+        for path, stated in zip(paths, self.map_files(self._stated, paths), strict=True):
+            above, _, name = path.rpartition("/")
+            record_id = name if counts[name] == 1 else path
+            rows.append({"record_id": record_id, "path": path, "site": source_of(above), **stated})
+        return index_table(rows)
+
+    def _stated(self, path: str) -> dict[str, Any]:
+        try:
+            raw, _ = self.folder.read(f"{path}.hea", limit=MAX_HEADER_BYTES)
+        except RecordError:  # the shards stage meets the same error and gives the record its row
+            return {}
+        # Whatever the encoding, what is looked for is ASCII.
+        return stated_in(raw.decode("latin-1"))
+
+
+def stated_in(header: str) -> dict[str, Any]:
+    """Give `age` (years), `sex` (`M`, `F`) and `codes` from a header's comments, None if not stated.
+
+    Of two ages or sexes the first counts; the codes of several lines are put together.
+    """
+    found: dict[str, list[str]] = {"age": [], "sex": [], "dx": []}
+    start = header.find("#")
+    if start >= 0:
+        for match in _COMMENT.finditer(header, start):
+            found[match[1].lower()].append(match[2])
+    codes = _SNOMED.findall(",".join(found["dx"]))
+    return {
+        "age": age_in_years(found["age"][0]) if found["age"] else None,
+        "sex": sex_of(found["sex"][0]) if found["sex"] else None,
+        "codes": list(dict.fromkeys(codes)) or None,
+    }
+
+
+def age_in_years(text: str) -> float | None:
+    """Give an age, None where the text states none that can be; "over 89" is 90.
+
+    Publishers write that as `>89` (LUDB) or 300 (PTB-XL).
+    """
+    text = text.strip()
+    if text == ">89":
+        return OVER_89_AS
+    try:
+        age = float(text)
+    except ValueError:
+        return None
+    if age == OVER_89:
+        return OVER_89_AS
+    return age if 0 <= age <= _OLDEST else None
+
+
+def sex_of(text: str) -> str | None:
+    """Give `M` or `F`, None where the text states neither."""
+    return _SEXES.get(text.strip().lower())
+
+
+def source_of(above: str) -> str | None:
+    """Give the innermost folder of a path that names a source, None if there is none."""
+    for part in reversed(above.split("/")):
+        if part and not _NO_SOURCE.fullmatch(part):
+            return part
+    return None
