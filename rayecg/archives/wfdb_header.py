@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rayecg.core.errors import RecordError
+from rayecg.core.record import MAX_SAMPLES
 from rayecg.core.storage import Folder, check_name
 
 #: WFDB's gain where the header states none, or 0 (header(5): DEFGAIN).
@@ -30,7 +31,11 @@ MAX_HEADER_BYTES = 1 << 22
 #: Baselines and samples are at most this: no format is wider, and shards hold them in 32 bits.
 MAX_VALUE = 2**31 - 1
 MAX_SIGNALS = 4096
-_KEPT_SIGNALS = 64
+#: Of the name of a signal or file, and of the numbers and the unit of a signal: WFDB's own library
+#: holds 100 and 50 characters.
+MAX_NAME, MAX_WORD = 200, 60
+#: Signals of records with more are worked out anew each time: what is kept must stay small.
+KEPT_SIGNALS = 64
 
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?")
 _GAIN = re.compile(r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)?(?:\(([-+]?\d+)\))?(?:/(\S+))?")
@@ -93,14 +98,13 @@ class Header:
     @property
     def comments(self) -> tuple[str, ...]:
         """The comment lines, without their `#`."""
-        lines = (line.strip() for line in self.text.splitlines())
-        return tuple(line[1:].strip() for line in lines if line.startswith("#"))
+        return tuple(line[1:].strip() for line in _lines(self.text) if line.startswith("#"))
 
 
 _NO_SIGNALS = Signals((), ())
 
 
-def read_header(folder: Folder, name: str) -> Header:
+def read_header(folder: Folder, name: str, layout: bool = False) -> Header:
     """Read the header of a record.
 
     Parameters
@@ -109,13 +113,15 @@ def read_header(folder: Folder, name: str) -> Header:
         Where the record lies.
     name
         Its path below that, without `.hea`.
+    layout
+        Whether it is the layout of a record of several segments, whose signals have no file (`~`).
 
     Raises
     ------
     RecordError
         `missing_file`, `bad_header`, `outside_archive`, `too_large`.
     """
-    raw, size = folder.read(f"{name}.hea")
+    raw, size = folder.read(f"{name}.hea", limit=MAX_HEADER_BYTES)
     if size > MAX_HEADER_BYTES:
         raise _bad(folder, name, f"expected up to {MAX_HEADER_BYTES} bytes, came {size}")
     try:
@@ -123,7 +129,7 @@ def read_header(folder: Folder, name: str) -> Header:
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
     try:
-        return parse_header(text)
+        return parse_header(text, layout)
     except RecordError as error:
         raise RecordError(error.code, f"{folder}/{name}.hea: {error.message}") from None
 
@@ -132,9 +138,16 @@ def _bad(folder: Folder, name: str, message: str) -> RecordError:
     return RecordError("bad_header", f"{folder}/{name}.hea: {message}")
 
 
-def parse_header(text: str) -> Header:
+def _lines(text: str) -> list[str]:
+    # `str.splitlines` would also split at characters that stand within comments of other encodings.
+    if "\r" in text:
+        text = text.replace("\r", "\n")
+    return [line.strip() for line in text.split("\n")]
+
+
+def parse_header(text: str, layout: bool = False) -> Header:
     """Parse the text of a header; see `read_header`, whose errors add the file's name."""
-    lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
+    lines = [line for line in _lines(text) if line and line[0] != "#"]
     if not lines:
         raise RecordError("bad_header", "expected a record line, the file has none")
     words = lines[0].split()
@@ -155,7 +168,9 @@ def parse_header(text: str) -> Header:
             "bad_header", f"impossible record line {lines[0][:80]!r} (signals, fs, samples)"
         )
     if n_signals > MAX_SIGNALS:
-        raise RecordError("too_large", f"claims {n_signals} signals, over {MAX_SIGNALS}")
+        raise RecordError("too_large", f"claims more than {MAX_SIGNALS} signals")
+    if n_times is not None and n_times > MAX_SAMPLES:
+        raise RecordError("too_large", f"claims more than {MAX_SAMPLES} samples")
     if not _NAME.fullmatch(words[0]) or (len(words) > 3 and not words[3].isdecimal()):
         standard = False
     if len(words) > 4 and not _is_time_and_date(words[4:]):
@@ -166,31 +181,30 @@ def parse_header(text: str) -> Header:
         raise RecordError("bad_header", f"expected {n_signals} signal lines, came {len(lines) - 1}")
     if len(lines) - 1 > n_signals:
         standard = False
-    files: dict[str, int] = {}
-    key, initial, checksum = [], [], []
-    for line in lines[1 : 1 + n_signals]:
-        words = line.split(None, 8)
-        n_words = len(words)
-        file_of = files.setdefault(words[0], len(files))
-        # The first sample and the checksum are the record's own; all else is shared with others.
-        key.append((file_of, *words[1:5], words[8] if n_words > 8 else ""))
-        try:
-            initial.append(_whole(words[5]) if n_words > 5 else None)
-            checksum.append(_whole(words[6]) if n_words > 6 else None)
-        except ValueError:
-            raise _bad_line(line) from None
-    signals = (_signals if n_signals <= _KEPT_SIGNALS else _parse_signals)(tuple(key))
+    rows = [line.split(None, 8) for line in lines[1 : 1 + n_signals]]
+    if min(map(len, rows)) < 9:
+        rows = [[*row, *[""] * (9 - len(row))] for row in rows]
+    names, forms, gains, _, zeros, firsts, sums, _, titles = zip(*rows, strict=True)
+    # The first sample and the checksum are the record's own; all else is shared with others.
+    files = dict.fromkeys(names)
+    if len(files) == 1:
+        file_of: tuple[int, ...] = (0,) * n_signals
+    else:
+        place = {name: i for i, name in enumerate(files)}
+        file_of = tuple([place[name] for name in names])
+    key = (file_of, forms, gains, zeros, titles)
+    signals = (_signals if n_signals <= KEPT_SIGNALS else _parse_signals)(*key)
     for file in files:
-        if "/" in file:
-            raise RecordError("outside_archive", f"names a signal file outside: {file[:200]!r}")
-        check_name(file, "its folder")
+        if layout and file == "~":
+            continue
+        _check_own(file, "signal file")
     return Header(
         fs=fs,
         n_times=n_times or None,
         files=tuple(files),
         signals=signals,
-        initial=tuple(initial),
-        checksum=tuple(checksum),
+        initial=_numbers(firsts, lines),
+        checksum=_numbers(sums, lines),
         segments=None,
         standard=standard,
         text=text,
@@ -207,7 +221,8 @@ def _with_segments(
 ) -> Header:
     if len(lines) - 1 < n_segments:
         raise RecordError(
-            "bad_header", f"expected {n_segments} segment lines, came {len(lines) - 1}"
+            "bad_header",
+            f"expected {str(n_segments)[:20]} segment lines, came {len(lines) - 1}",
         )
     segments = []
     for line in lines[1 : 1 + n_segments]:
@@ -220,12 +235,21 @@ def _with_segments(
             ) from None
         if segment.n_times < 0:
             raise RecordError("bad_header", f"a segment of negative length: {line[:80]!r}")
+        if segment.n_times > MAX_SAMPLES:
+            raise RecordError("too_large", f"a segment of more than {MAX_SAMPLES} samples")
         if segment.name != "~":
-            if "/" in segment.name:
-                raise RecordError("outside_archive", f"names a segment outside: {line[:80]!r}")
-            check_name(segment.name, "its folder")
+            _check_own(segment.name, "segment")
         segments.append(segment)
     return Header(fs, n_times or None, (), _NO_SIGNALS, (), (), tuple(segments), standard, text)
+
+
+def _check_own(name: str, what: str) -> None:
+    """Refuse a name that is not that of a file beside the header."""
+    if "/" in name:
+        raise RecordError("outside_archive", f"names a {what} outside: {name[:200]!r}")
+    check_name(name, "its folder")
+    if len(name) > MAX_NAME:
+        raise RecordError("missing_file", f"names a {what} by {len(name)} characters")
 
 
 def _whole(text: str) -> int:
@@ -246,29 +270,42 @@ def _is_time_and_date(words: list[str]) -> bool:
     )
 
 
-def _parse_signals(key: tuple[tuple[int | str, ...], ...]) -> Signals:
-    return Signals(
-        tuple(_parse_signal([str(word) for word in words[1:]]) for words in key),
-        tuple(int(words[0]) for words in key),
-    )
+def _numbers(texts: tuple[str, ...], lines: list[str]) -> tuple[int | None, ...]:
+    """Give a column of whole numbers, None where a line has none."""
+    try:
+        return tuple(map(int, texts))
+    except ValueError:
+        pass
+    numbers = []
+    for text, line in zip(texts, lines[1:], strict=False):
+        try:
+            numbers.append(_whole(text) if text else None)
+        except ValueError:
+            raise _bad_line(line) from None
+    return tuple(numbers)
 
 
-# A kept entry is as large as its header's signal lines: 512 x 64 signals bound it.
+def _parse_signals(file_of: tuple[int, ...], *columns: tuple[str, ...]) -> Signals:
+    return Signals(tuple(_parse_signal(*words) for words in zip(*columns, strict=True)), file_of)
+
+
+# A kept entry is as large as its header's signal lines, which the limits above bound.
 _signals = functools.lru_cache(512)(_parse_signals)
 
 
-def _parse_signal(words: list[str]) -> SignalSpec:
-    """Parse format, gain, resolution, zero and name; any but the first and last can be missing."""
-    name, words = words[-1].strip(), words[:-1]
-    form = _FORMAT.fullmatch(words[0]) if words else None
-    gain = _GAIN.fullmatch(words[1]) if len(words) > 1 else _GAIN.fullmatch("")
+def _parse_signal(form_word: str, gain_word: str, zero_word: str, title: str) -> SignalSpec:
+    """Parse the words that records share; any but the first can be missing."""
+    name = title.strip()
+    form, gain = _FORMAT.fullmatch(form_word), _GAIN.fullmatch(gain_word)
     try:
         if form is None or gain is None:
             raise ValueError
         number = float(gain[1]) if gain[1] else 0.0
-        zero = _whole(words[3]) if len(words) > 3 else 0
+        zero = _whole(zero_word) if zero_word else 0
         baseline = int(gain[2]) if gain[2] else zero
-        if not math.isfinite(number) or abs(baseline) > MAX_VALUE or len(words[0]) > 40:
+        if not math.isfinite(number) or abs(baseline) > MAX_VALUE:
+            raise ValueError
+        if len(name) > MAX_NAME or max(len(form_word), len(gain_word), len(zero_word)) > MAX_WORD:
             raise ValueError
         code, per_frame, skew, offset = (
             int(text) if text else default
@@ -277,12 +314,12 @@ def _parse_signal(words: list[str]) -> SignalSpec:
         if per_frame < 1:
             raise ValueError
     except ValueError:
-        raise _bad_line(" ".join(["FILE", *words, name])) from None
+        raise _bad_line(f"FILE {form_word} {gain_word} … {zero_word} … {name}") from None
     unit = gain[3] or "mV"
     factor = UNITS.get(unit.lower())
     scaled = None if factor is None else (number or DEFAULT_GAIN) * factor
     if scaled is not None and not 1e-30 < abs(scaled) < 1e30:
-        raise _bad_line(" ".join(["FILE", *words, name]))
+        raise _bad_line(f"FILE {form_word} {gain_word} … {zero_word} … {name}")
     return SignalSpec(
         format=code,
         samples_per_frame=per_frame,
