@@ -1,4 +1,4 @@
-"""Archive to shards: Ray Data reads, checks and writes units of records.
+"""Archive to shards: Ray tasks read, check and write units of records.
 
 A unit is a run of consecutive records of the index. A task reads it, writes its Parquet files under
 the unit's number, and last its entry in the ledger; a killed job's next start skips the units that
@@ -7,6 +7,7 @@ have one. The rows and their order depend on the index alone, not on the number 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,23 +102,47 @@ def _run_units(
     units: Units,
     n_records: int,
 ) -> None:
-    import ray.data
+    """Have the units that are not finished written, each by a task of its own.
+
+    Plain tasks, not Ray Data: its executor looks for finished tasks every tenth of a second, a third
+    of a unit's time, and there is nothing here to stream from one operator to the next.
+    """
+    import ray
 
     progress = Progress("shards", n_records, "records")
     waiting = {unit: rows for unit, rows in work.items() if not units.is_finished(unit)}
     done = n_records - sum(rows.num_rows for rows in waiting.values())
     quarantined = 0
     progress.update(done)
-    if waiting:
-        items = [{"unit": unit, "rows": as_bytes(rows)} for unit, rows in waiting.items()]
-        writer = UnitWriter(archive, settings, units)
-        # A block for each unit: units spread over the cluster, and each is counted as it ends.
-        results = ray.data.from_items(items, override_num_blocks=len(items)).map(writer)
-        for result in raise_failures(results.iter_rows()):
-            done += result["n_input"]
-            quarantined += result["n_quarantined"]
-            progress.update(done, f"{quarantined} quarantined" if quarantined else "")
+    write_unit = ray.remote(UnitWriter.__call__)
+    writer = ray.put(UnitWriter(archive, settings, units))
+    tasks = [
+        write_unit.remote(writer, {"unit": unit, "rows": as_bytes(rows)})
+        for unit, rows in waiting.items()
+    ]
+    for result in raise_failures(_as_they_end(tasks)):
+        done += result["n_input"]
+        quarantined += result["n_quarantined"]
+        progress.update(done, f"{quarantined} quarantined" if quarantined else "")
     progress.done()
+
+
+def _as_they_end(tasks: list[Any]) -> Iterator[dict[str, Any]]:
+    import ray
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+
+    try:
+        while tasks:
+            ended, tasks = ray.wait(tasks)
+            yield from ray.get(ended)
+    except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as error:
+        raise DataError(
+            f"shards: a worker died each time it was started again ({type(error).__name__}); "
+            "the same command continues"
+        ) from None
+    finally:
+        for task in tasks:
+            ray.cancel(task, force=True)
 
 
 def _start_workers() -> None:

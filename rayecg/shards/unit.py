@@ -51,7 +51,7 @@ class Found(NamedTuple):
 
 
 class UnitWriter:
-    """Reads the records of a unit and writes its files; called by Ray Data for each unit.
+    """Reads the records of a unit and writes its files; called for each unit, in a Ray task.
 
     Parameters
     ----------
@@ -60,9 +60,6 @@ class UnitWriter:
     units
         Names the files and keeps the ledger.
     """
-
-    # Ray Data asks a callable for its name.
-    __name__ = "UnitWriter"
 
     def __init__(self, archive: Archive, settings: ShardSettings, units: Units) -> None:
         self.archive, self.settings, self.units = archive, settings, units
