@@ -44,7 +44,7 @@ class Format:
 
 
 def _plain(dtype: str, invalid: int | None, needs: type = np.int16, zero: int = 0) -> Format:
-    """Samples of whole bytes, in two's complement or as offsets from `zero`."""
+    """Make a format of whole bytes, in two's complement or as offsets from `zero`."""
     stored = np.dtype(dtype)
 
     def decode(raw: np.ndarray, n_samples: int) -> np.ndarray:
@@ -134,6 +134,11 @@ FORMATS = {
 FLAC = {508: 8, 516: 16, 524: 24}
 _FLAC_SUBTYPES = {"PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}
 _FLAC_BLOCK = 1 << 18
+#: A FLAC file may give so many samples for each of its bytes, and so many in any case: a few bytes
+#: can stand for any number of equal samples, and recordings do not.
+MAX_FLAC_RATIO, SMALL = 512, 1 << 24
+#: Without any compression, a FLAC file of the largest record is smaller than this.
+MAX_FLAC_BYTES = 4 * MAX_SAMPLES
 
 
 def flac_invalid(code: int) -> int:
@@ -161,7 +166,7 @@ def decode_flac(
     Returns
     -------
     np.ndarray
-        int16 or int32, times by signals.
+        int16 or int32, as the format needs; times by signals.
 
     Raises
     ------
@@ -171,21 +176,27 @@ def decode_flac(
     import soundfile  # for these formats alone
 
     def damaged(error: Exception) -> RecordError:
-        return RecordError("truncated_signal", f"{file}: not a readable FLAC file ({error})")
+        reason = getattr(error, "error_string", type(error).__name__)
+        return RecordError("truncated_signal", f"{file}: not a readable FLAC file ({reason})")
 
+    # The library would try every kind of sound file that it knows.
+    if raw[:4] != b"fLaC":
+        raise RecordError("truncated_signal", f"{file}: does not begin as a FLAC file")
     try:
         stream = soundfile.SoundFile(io.BytesIO(raw))
+    except MemoryError:
+        raise
     except Exception as error:  # whatever the library raises on damaged bytes
         raise damaged(error) from None
     with stream:
-        bits = _FLAC_SUBTYPES.get(stream.subtype, 99)
+        bits, wide = _FLAC_SUBTYPES.get(stream.subtype, 99), FLAC[code] > 16
         if stream.format != "FLAC" or bits > FLAC[code] or stream.channels != n_signals:
             raise RecordError(
                 "bad_header",
                 f"{file}: expected FLAC of {n_signals} signals in up to {FLAC[code]} bits, "
                 f"came {stream.format} of {stream.channels} in {stream.subtype}",
             )
-        wide = bits > 16
+        limit = min(MAX_SAMPLES, max(SMALL, MAX_FLAC_RATIO * len(raw)))
         parts, n_read = [], 0
         # A file can claim any length: memory is taken for what it really gives, block by block.
         try:
@@ -196,18 +207,21 @@ def decode_flac(
                 part = stream.read(wanted, dtype="int32" if wide else "int16", always_2d=True)
                 n_read += len(part)
                 parts.append(part)
-                if n_read * n_signals > MAX_SAMPLES:
-                    raise RecordError("too_large", f"{file}: over {MAX_SAMPLES} samples")
+                if n_read * n_signals > limit:
+                    raise RecordError(
+                        "too_large", f"{file}: over {limit} samples in {len(raw)} bytes"
+                    )
                 if len(part) < wanted:
                     break
-        except RecordError:
+        except (RecordError, MemoryError):
             raise
         except Exception as error:
             raise damaged(error) from None
-    if n_times is not None and n_read < n_times:
+    if n_read < (n_times or 1):
         raise RecordError(
-            "truncated_signal", f"{file}: expected {n_times} samples a signal, came {n_read}"
+            "truncated_signal", f"{file}: expected {n_times or 1} samples a signal, came {n_read}"
         )
-    samples = np.concatenate(parts) if parts else np.empty((0, n_signals), dtype=np.int16)
+    samples_TL = np.concatenate(parts)
     # The library puts the bits of narrower samples at the upper end.
-    return samples >> (8 if bits in (8, 24) else 0)
+    samples_TL >>= (32 if wide else 16) - bits
+    return samples_TL

@@ -30,6 +30,8 @@ UNITS = {"mv": 1.0, "uv": 1000.0, "µv": 1000.0, "μv": 1000.0, "v": 0.001, "nv"
 MAX_HEADER_BYTES = 1 << 22
 #: Baselines and samples are at most this: no format is wider, and shards hold them in 32 bits.
 MAX_VALUE = 2**31 - 1
+#: ADC units per mV are at least this, and at most one by this: samples in mV fit float32.
+MIN_GAIN = 1e-28
 MAX_SIGNALS = 4096
 #: Of the name of a signal or file, and of the numbers and the unit of a signal: WFDB's own library
 #: holds 100 and 50 characters.
@@ -318,7 +320,7 @@ def _parse_signal(form_word: str, gain_word: str, zero_word: str, title: str) ->
     unit = gain[3] or "mV"
     factor = UNITS.get(unit.lower())
     scaled = None if factor is None else (number or DEFAULT_GAIN) * factor
-    if scaled is not None and not 1e-30 < abs(scaled) < 1e30:
+    if scaled is not None and not MIN_GAIN < abs(scaled) < 1 / MIN_GAIN:
         raise _bad_line(f"FILE {form_word} {gain_word} … {zero_word} … {name}")
     return SignalSpec(
         format=code,

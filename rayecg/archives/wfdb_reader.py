@@ -10,6 +10,7 @@ file is one read, and its samples are checked before anything else is made of th
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import Literal
 
 import numpy as np
 
-from rayecg.archives.wfdb_formats import FLAC, FORMATS, decode_flac, flac_invalid
-from rayecg.archives.wfdb_header import Header, Signals, SignalSpec, read_header
+from rayecg.archives.wfdb_formats import FLAC, FORMATS, MAX_FLAC_BYTES, decode_flac, flac_invalid
+from rayecg.archives.wfdb_header import KEPT_SIGNALS, MAX_VALUE, Header, Signals, read_header
 from rayecg.core.errors import RecordError
 from rayecg.core.record import MAX_SAMPLES, Record, invalid_value
 from rayecg.core.storage import Folder
@@ -29,6 +30,10 @@ Frames = Literal["expand", "average"]
 
 #: A file may go on for so many bytes after the last sample before it counts as longer than stated.
 _PADDING = 512
+#: A header of a few bytes can claim frames of any size: slower leads are brought to the rate of the
+#: fastest if that makes up to so many times the recorded samples, or so many in any case, and if the
+#: rates are to one another as whole numbers up to the last.
+_MAX_EXPANDED, _SMALL, _MAX_STEPS = 64, 1 << 24, 10_000
 
 
 def read_record(path: str | Path, checks: Checks = "error", frames: Frames = "expand") -> Record:
@@ -99,6 +104,7 @@ class _Plan:
     baseline_L: np.ndarray
     flags: tuple[str, ...]
     per_frame: int
+    n_per_frame: int
     in_order: bool
 
 
@@ -106,9 +112,11 @@ class _Plan:
 def _plan(signals: Signals) -> _Plan:
     specs = signals.specs
     groups = []
-    for file in range(max(signals.file_of) + 1):
-        of = tuple(i for i, own in enumerate(signals.file_of) if own == file)
-        if of != tuple(range(of[0], of[-1] + 1)):
+    signals_of: dict[int, list[int]] = {}
+    for i, file in enumerate(signals.file_of):
+        signals_of.setdefault(file, []).append(i)
+    for file, of in signals_of.items():
+        if of != list(range(of[0], of[-1] + 1)):
             raise RecordError("bad_header", "the signals of a file do not stand together")
         own = [specs[i] for i in of]
         if len({(spec.format, spec.offset) for spec in own}) > 1:
@@ -121,7 +129,7 @@ def _plan(signals: Signals) -> _Plan:
             raise RecordError("bad_header", "the signals of a FLAC file have different rates")
         skew = max(spec.skew for spec in own)
         simple = set(per_frame) == {1} and not skew and code not in FLAC and code != 8
-        groups.append(_Group(file, of, code, own[0].offset, per_frame, skew, simple))
+        groups.append(_Group(file, tuple(of), code, own[0].offset, per_frame, skew, simple))
     voltages = [i for i, spec in enumerate(specs) if spec.gain is not None]
     if not voltages:
         units = ", ".join(sorted({spec.unit[:20] for spec in specs})[:5])
@@ -141,7 +149,7 @@ def _plan(signals: Signals) -> _Plan:
         for i, spec in enumerate(specs)
         if spec.gain is None
     ]
-    return _Plan(
+    plan = _Plan(
         groups=tuple(groups),
         kept=kept,
         leads=leads,
@@ -149,8 +157,12 @@ def _plan(signals: Signals) -> _Plan:
         baseline_L=np.array([specs[i].baseline for i in kept], dtype=np.int64),
         flags=tuple(flags),
         per_frame=max(specs[i].samples_per_frame for i in kept),
+        n_per_frame=sum(spec.samples_per_frame for spec in specs),
         in_order=kept == tuple(range(len(specs))),
     )
+    # The plan is that of many records, and so are its arrays.
+    plan.gain_L.flags.writeable = plan.baseline_L.flags.writeable = False
+    return plan
 
 
 def read_signals(
@@ -158,7 +170,8 @@ def read_signals(
 ) -> Record:
     """Read the signals of a record without segments; see `read`."""
     try:
-        plan = _plan(header.signals)
+        few = len(header.checksum) <= KEPT_SIGNALS
+        plan = (_plan if few else _plan.__wrapped__)(header.signals)
     except RecordError as error:
         raise RecordError(error.code, f"{folder}/{name}.hea: {error.message}") from None
     flags = list(plan.flags)
@@ -166,6 +179,8 @@ def read_signals(
         flags.append("nonstandard_header")
     reader = _FileReader(folder, name, header, checks, flags)
     groups = plan.groups
+    if header.n_times is not None:
+        reader.count(f"{folder}/{name}.hea", header.n_times * plan.n_per_frame)
     if len(groups) == 1 and groups[0].simple:
         # Nearly every archive: one file, one sample a frame.
         digital_LT, wide = reader.read_simple(groups[0]), None
@@ -183,7 +198,10 @@ def read_signals(
             raise RecordError(
                 "bad_header", f"{folder}/{name}.hea: its signal files have different lengths"
             )
-        digital_LT, wide = _one_rate(rows, header, plan, frames, flags)
+        try:
+            digital_LT, wide = _one_rate(rows, header, plan, frames, flags)
+        except RecordError as error:
+            raise RecordError(error.code, f"{folder}/{name}.hea: {error.message}") from None
     invalid = invalid_value(digital_LT.dtype)
     if (digital_LT[:, 0] == invalid).all() and (digital_LT == invalid).all():
         raise RecordError("all_invalid", f"{folder}/{name}: every sample is marked invalid")
@@ -206,30 +224,38 @@ class _FileReader:
     ) -> None:
         self.folder, self.name, self.header = folder, name, header
         self.checks, self.flags = checks, flags
+        self._n_left = MAX_SAMPLES
         above = name.rpartition("/")[0]
         self._above = f"{above}/" if above else ""
 
     def _where(self, group: _Group) -> str:
         return f"{self.folder}/{self._above}{self.header.files[group.file]}"
 
+    def count(self, where: str, n_samples: int) -> None:
+        """Refuse what makes the record larger than the limit, before it is read."""
+        self._n_left -= n_samples
+        if self._n_left < 0:
+            raise RecordError("too_large", f"{where}: {n_samples} samples, over {MAX_SAMPLES}")
+
     def _samples(self, group: _Group) -> np.ndarray:
         """Give the samples of a file, in whole frames, one after another."""
         per_frame = sum(group.per_frame)
         n_frames = self.header.n_times
-        if n_frames is not None and n_frames * per_frame > MAX_SAMPLES:
-            raise RecordError(
-                "too_large",
-                f"{self._where(group)}: claims {n_frames * per_frame} samples, over {MAX_SAMPLES}",
-            )
         file = self._above + self.header.files[group.file]
         if group.code in FLAC:
-            raw, _ = self.folder.read(file)
+            raw, size = self.folder.read(file, limit=MAX_FLAC_BYTES)
+            if size > MAX_FLAC_BYTES:
+                raise RecordError("too_large", f"{self._where(group)}: {size} bytes of FLAC")
             width = group.per_frame[0]
             n_times = None if n_frames is None else n_frames * width
             found_TL = decode_flac(
                 raw, group.code, len(group.of), group.offset, n_times, self._where(group)
             )
             found_TL = found_TL[: len(found_TL) // width * width]
+            if n_frames is None:
+                self.count(self._where(group), found_TL.size)
+            if not len(found_TL):
+                raise RecordError("truncated_signal", f"{self._where(group)}: not one whole frame")
             # From times by signals to the order of other files: frame, signal, sample.
             frames_FSL = found_TL.reshape(-1, width, len(group.of))
             return np.ascontiguousarray(frames_FSL.transpose(0, 2, 1)).reshape(-1)
@@ -239,8 +265,7 @@ class _FileReader:
             n_frames = form.n_samples(size) // per_frame
             if n_frames and form.n_bytes(n_frames * per_frame) > size:
                 n_frames -= 1
-            if n_frames * per_frame > MAX_SAMPLES:
-                raise RecordError("too_large", f"{self._where(group)}: over {MAX_SAMPLES} samples")
+            self.count(self._where(group), n_frames * per_frame)
         n_samples = n_frames * per_frame
         expected = form.n_bytes(n_samples)
         raw, size = self.folder.read(file, group.offset, expected)
@@ -281,6 +306,10 @@ class _FileReader:
             row_T = np.array(samples_FS[:, start:stop]).reshape(-1)
             start = stop
             if group.code == 8:
+                if abs(self.header.initial[i] or 0) > MAX_VALUE:
+                    raise RecordError(
+                        "bad_header", f"{self._where(group)}: a first sample beyond 32 bits"
+                    )
                 row_T = _from_differences(row_T, self.header.initial[i] or 0)
             rows.append(row_T)
         if self.checks != "off" and not group.max_skew:
@@ -305,9 +334,7 @@ class _FileReader:
         sums = sum_L.tolist()
         # Nearly always all is well, and two comparisons of lists say so.
         stated = header.checksum[low:high]
-        if None not in stated and [(s + 32768) % 65536 - 32768 for s in stated] != sums:  # type: ignore[operator]
-            self._report("checksum_mismatch", group, stated, sums, 65536)
-        elif None in stated:
+        if None in stated or [(s + 32768) % 65536 - 32768 for s in stated] != sums:  # type: ignore[operator]
             self._report("checksum_mismatch", group, stated, sums, 65536)
         if first_L is not None:
             firsts = first_L.tolist()
@@ -334,7 +361,8 @@ class _FileReader:
                 what = "checksum" if modulus else "first sample"
                 raise RecordError(
                     code,
-                    f"{self._where(group)}: lead {name!r}: expected {what} {expected}, came {came}",
+                    f"{self._where(group)}: lead {name!r}: expected {what} {str(expected)[:20]}, "
+                    f"came {came}",
                 )
             self.flags.append(f"{code}:{standard_name(name) or f'lead{i}'}")
 
@@ -362,11 +390,14 @@ def _one_rate(
     dtype = np.result_type(*[rows[i].dtype for i in plan.kept])
     per_frame = plan.per_frame if frames == "expand" else 1
     n_times = len(rows[plan.kept[0]]) // specs[plan.kept[0]].samples_per_frame * per_frame
-    if n_times * len(plan.kept) > MAX_SAMPLES:
-        raise RecordError("too_large", f"{n_times * len(plan.kept)} samples, over {MAX_SAMPLES}")
+    n_samples, n_own = n_times * len(plan.kept), sum(len(rows[i]) for i in plan.kept)
+    if n_samples > MAX_SAMPLES or n_samples > max(_SMALL, _MAX_EXPANDED * n_own):
+        raise RecordError(
+            "too_large", f"at one rate {n_own} samples would become {n_samples}, over the limit"
+        )
     digital_LT = np.empty((len(plan.kept), n_times), dtype=dtype)
     for row, i in enumerate(plan.kept):
-        digital_LT[row] = _at_rate(widened(rows[i], dtype), specs[i], per_frame, header.fs)
+        digital_LT[row] = at_rate(widened(rows[i], dtype), specs[i].samples_per_frame, per_frame)
         if frames == "expand" and specs[i].samples_per_frame < per_frame:
             rate = header.fs * specs[i].samples_per_frame
             flags.append(f"up_sampled:{rate:g}:{plan.leads[row]}")
@@ -384,8 +415,8 @@ def widened(row: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return wide
 
 
-def _at_rate(row_T: np.ndarray, spec: SignalSpec, per_frame: int, fs: float) -> np.ndarray:
-    own = spec.samples_per_frame
+def at_rate(row_T: np.ndarray, own: int, per_frame: int) -> np.ndarray:
+    """Bring a lead with `own` samples a frame to `per_frame`: averaged to 1, or resampled to more."""
     if own == per_frame:
         return row_T
     invalid = invalid_value(row_T.dtype)
@@ -395,16 +426,22 @@ def _at_rate(row_T: np.ndarray, spec: SignalSpec, per_frame: int, fs: float) -> 
         mean_F = (frames_FS.sum(axis=1, dtype=np.int64) / own).astype(row_T.dtype)
         mean_F[(frames_FS == invalid).any(axis=1)] = invalid
         return mean_F
-    from rayecg.signal.prepare import bridge, resample
+    if max(own, per_frame) // math.gcd(own, per_frame) > _MAX_STEPS:
+        raise RecordError(
+            "too_large", f"cannot bring {own} samples a frame to {per_frame}: too many steps"
+        )
+    from scipy.signal import resample_poly
+
+    from rayecg.signal.filters import bridge
 
     invalid_T = row_T == invalid
     values_T = row_T.astype(np.float64)
     if invalid_T.any():
         values_T = bridge(values_T[None], invalid_T[None])[0]
-    fast_T = np.round(resample(values_T[None], fs * own, fs * per_frame)[0])
-    n_times = len(row_T) // own * per_frame
-    fast_T = np.clip(fast_T[:n_times], invalid + 1, -(invalid + 1)).astype(row_T.dtype)
+    # Rates in whole samples a frame: a quotient in Hz is not always the same fraction.
+    fast_T = np.round(resample_poly(values_T, per_frame, own, padtype="edge"))
+    fast_T = np.clip(fast_T, invalid + 1, -(invalid + 1)).astype(row_T.dtype)
     if invalid_T.any():
-        source_T = np.arange(n_times) * own // per_frame
+        source_T = np.arange(len(fast_T)) * own // per_frame
         fast_T[invalid_T[source_T]] = invalid
     return fast_T

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rayecg.archives.wfdb_header import Header, Segment, read_header
-from rayecg.archives.wfdb_reader import Checks, Frames, read_signals, widened
+from rayecg.archives.wfdb_reader import Checks, Frames, at_rate, read_signals, widened
 from rayecg.core.errors import RecordError
 from rayecg.core.record import MAX_SAMPLES, Record, invalid_value
 from rayecg.core.storage import Folder
@@ -24,6 +24,8 @@ from rayecg.signal.leads import standard_name, standard_order, unique_names
 MAX_GAPS, SMALL = 64, 1 << 24
 #: Segments are read one after another, and each costs a few files.
 MAX_SEGMENTS = 100_000
+#: Leads times segments, each of which is copied by itself.
+MAX_PIECES = 4_000_000
 
 
 def read_segments(
@@ -52,15 +54,21 @@ def read_segments(
         layout = _layout(folder, prefix + segments[0].name)
         segments = segments[1:]
     n_frames = sum(segment.n_times for segment in segments)
+    if n_frames > MAX_SAMPLES:
+        raise RecordError("too_large", f"{where}: claims {n_frames} samples, over {MAX_SAMPLES}")
     if header.n_times is not None and n_frames != header.n_times:
         raise RecordError(
             "bad_header",
             f"{where}: expected segments of {header.n_times} samples together, came {n_frames}",
         )
     read: list[Record | None] = []
+    known: dict[Segment, Record | None] = {}
     stored = 0
     for segment in segments:
-        record = _read_segment(folder, prefix, segment, header, checks, frames)
+        # A segment that is named again is not read again.
+        if segment not in known:
+            known[segment] = _read_segment(folder, prefix, segment, header, checks, frames)
+        record = known[segment]
         read.append(record)
         if record is not None:
             stored += record.digital_LT.size
@@ -74,7 +82,7 @@ def read_segments(
 
 def _layout(folder: Folder, name: str) -> list[str]:
     """Give the signal names of a layout header, standard ones where they are standard."""
-    found = read_header(folder, name)
+    found = read_header(folder, name, layout=True)
     if found.segments is not None:
         raise RecordError("bad_header", f"{folder}/{name}.hea: a segment with segments of its own")
     return [
@@ -120,27 +128,23 @@ def _joined(
     header: Header,
     where: str,
 ) -> Record:
-    rates = {record.fs for record in found}
-    if len(rates) > 1:
-        raise RecordError("bad_header", f"{where}: segments of {sorted(rates)} samples a second")
-    fs = rates.pop()
+    # A segment without the fastest lead is slower, and brought to the rate of the others.
+    fs = max(record.fs for record in found)
     per_frame = round(fs / header.fs)
     if layout is None:
         different = [record.leads for record in found if record.leads != found[0].leads]
         if different:
             raise RecordError(
                 "bad_header",
-                f"{where}: expected the leads {' '.join(found[0].leads)} in every segment, "
-                f"came {' '.join(different[0])}",
+                f"{where}: expected the leads {' '.join(found[0].leads)[:200]} in every segment, "
+                f"came {' '.join(different[0])[:200]}",
             )
         leads = found[0].leads
     else:
         # Names that segments use beyond those of the layout come last.
-        names = [*unique_names(layout)[0]]
-        names += [lead for record in found for lead in record.leads if lead not in names]
-        names = list(dict.fromkeys(names))
-        recorded = {lead for record in found for lead in record.leads}
-        names = [lead for lead in names if lead in recorded]
+        recorded = dict.fromkeys(lead for record in found for lead in record.leads)
+        every = dict.fromkeys([*unique_names(layout)[0], *recorded])
+        names = [lead for lead in every if lead in recorded]
         leads = tuple(names[i] for i in standard_order(names))
     n_times = sum(segment.n_times for segment in segments) * per_frame
     size = n_times * len(leads)
@@ -149,27 +153,33 @@ def _joined(
         raise RecordError(
             "too_large", f"{where}: claims {size} samples, of which {stored} are recorded"
         )
+    if len(leads) * len(found) > MAX_PIECES:
+        raise RecordError("too_large", f"{where}: {len(leads)} leads in {len(found)} segments")
     flags = list(dict.fromkeys(flag for record in found for flag in record.flags))
-    scales = [_scale(lead, found, flags) for lead in leads]
+    own = [dict(zip(record.leads, range(len(record.leads)), strict=True)) for record in found]
+    scales = [_scale(lead, found, own, flags) for lead in leads]
     dtype = np.result_type(
         *[record.digital_LT.dtype for record in found], *[scale[2] for scale in scales]
     )
     digital_LT = np.full((len(leads), n_times), invalid_value(dtype), dtype=dtype)
-    start = 0
+    row_of = {lead: row for row, lead in enumerate(leads)}
+    stop = 0
     for segment, record in zip(segments, read, strict=True):
-        stop = start + segment.n_times * per_frame
-        if record is not None:
-            for row, (lead, (gain, baseline, _)) in enumerate(zip(leads, scales, strict=True)):
-                if lead in record.leads:
-                    i = record.leads.index(lead)
-                    digital_LT[row, start:stop] = _rescaled(
-                        widened(record.digital_LT[i], dtype),
-                        float(record.gain_L[i]),
-                        int(record.baseline_L[i]),
-                        gain,
-                        baseline,
-                    )
-        start = stop
+        start, stop = stop, stop + segment.n_times * per_frame
+        if record is None:
+            continue
+        for i, lead in enumerate(record.leads):
+            gain, baseline, _ = scales[row_of[lead]]
+            row_T = at_rate(record.digital_LT[i], round(record.fs / header.fs), per_frame)
+            digital_LT[row_of[lead], start:stop] = _rescaled(
+                widened(row_T, dtype),
+                float(record.gain_L[i]),
+                int(record.baseline_L[i]),
+                gain,
+                baseline,
+            )
+    slow = sorted({record.fs for record in found if record.fs != fs})
+    flags += [f"up_sampled:{rate:g}" for rate in slow]
     if len(found) < len(read):
         flags.append("gaps")
     return Record(
@@ -182,13 +192,14 @@ def _joined(
     )
 
 
-def _scale(lead: str, found: Sequence[Record], flags: list[str]) -> tuple[float, int, np.dtype]:
+def _scale(
+    lead: str, found: Sequence[Record], row_of: Sequence[dict[str, int]], flags: list[str]
+) -> tuple[float, int, np.dtype]:
     """Choose a lead's gain and baseline for all segments, and the type its samples then need."""
     own = [
         (float(record.gain_L[i]), int(record.baseline_L[i]), record.digital_LT[i])
-        for record in found
-        for i in [record.leads.index(lead) if lead in record.leads else -1]
-        if i >= 0
+        for record, rows in zip(found, row_of, strict=True)
+        if (i := rows.get(lead, -1)) >= 0
     ]
     gain, baseline, _ = own[0]
     if all((gain, baseline) == (other[0], other[1]) for other in own):
@@ -201,9 +212,10 @@ def _scale(lead: str, found: Sequence[Record], flags: list[str]) -> tuple[float,
     )
     gains = [other[0] for other in own]
     if all(value.is_integer() and value > 0 for value in gains):
-        common = float(math.lcm(*map(int, gains)))
-        if largest * common < 2**31 - 2:
-            return common, 0, np.dtype(np.int32)
+        common = math.lcm(*{int(value) for value in gains})
+        # Up to there the factors between the gains are exact.
+        if common < 2**53 and largest * common < 2**31 - 2:
+            return float(common), 0, np.dtype(np.int32)
     flags.append(f"requantised:{lead}")
     finest = max(map(abs, gains)) * 1024
     if largest:
@@ -217,6 +229,8 @@ def _rescaled(
     if (gain, baseline) == (to_gain, to_baseline):
         return row_T
     scaled_T = np.round((row_T.astype(np.float64) - baseline) * (to_gain / gain)) + to_baseline
+    # A lead that was resampled can go a little beyond the values that the scale was chosen for.
     invalid = invalid_value(row_T.dtype)
+    scaled_T = np.clip(scaled_T, invalid + 1, -(invalid + 1))
     scaled_T[row_T == invalid] = invalid
     return scaled_T.astype(row_T.dtype)
