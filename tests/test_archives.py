@@ -346,3 +346,20 @@ def test_real_ludb(data_folder):
     records = list(opened.read_each(rows))
     assert {(one.leads, one.fs, one.flags) for one in records} == {(STANDARD_LEADS, 500.0, ())}
     assert all(len(set(one.gain_L)) > 1 for one in records)
+
+
+def test_segments_named_after_their_record_belong_to_it(tmp_path):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for name in ("r1_0001", "r1_0002", "r12", "s0"):
+        signal = np.arange(20, dtype=np.int64)[:, None] + len(name)
+        wfdb.wrsamp(
+            name, fs=100, units=["mV"], sig_name=["V1"], d_signal=signal, fmt=["16"],
+            adc_gain=[100.0], baseline=[0], write_dir=str(folder),
+        )  # fmt: skip
+    (folder / "r1_layout.hea").write_text("r1_layout 1 100 0\n~ 0 100/mV 16 0 0 0 0 V1\n")
+    (folder / "r1.hea").write_text("r1/4 1 100 60\nr1_layout 0\nr1_0001 20\nr1_0002 20\ns0 20\n")
+    archive = open_archive(ArchiveSettings("wfdb", str(tmp_path)))
+    assert archive.index()["record_id"].to_pylist() == ["a/r1", "a/r12", "a/s0"]
+    [first, *_] = archive.read_each(archive.index().to_pylist())
+    assert first.digital.shape == (1, 60)

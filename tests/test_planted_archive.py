@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from planted_archive import PlantedArchive, write_planted_archive
 
 from rayecg.archives.catalogue import open_archive
 from rayecg.core.errors import ERROR_CODES, RecordError
-from rayecg.core.experiment import STANDARD_LEADS, ArchiveSettings
+from rayecg.core.experiment import STANDARD_LEADS, ArchiveSettings, ShardSettings
 from rayecg.core.record import Record
+from rayecg.core.shard_format import RECORDS, read_records, shard_files
+from rayecg.shards.build import make_shards
 from rayecg.signal.assessment import assess
 
 pytestmark = pytest.mark.timeout(120)
@@ -119,3 +122,38 @@ def test_nothing_is_read_from_outside(planted, found):
         result.digital_LT.T.tobytes() for result in found.values() if isinstance(result, Record)
     }
     assert secret not in held
+
+
+@pytest.mark.usefixtures("ray")
+def test_make_shards_accounts_for_every_record(planted, tmp_path):
+    archive = open_archive(ArchiveSettings("wfdb", str(planted.path)))
+    manifest = make_shards(archive, ShardSettings(records_per_shard=16), tmp_path / "out")
+    errors = {
+        row["record_id"]: row["error_code"]
+        for row in pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
+    }
+    rows = pq.read_table(tmp_path / "out" / RECORDS).to_pylist()
+    flags = {row["record_id"]: row["flags"] for row in rows}
+    assert len(rows) == len(flags)
+    assert not flags.keys() & errors.keys()
+    assert flags.keys() | errors.keys() == planted.records.keys()
+    assert (manifest["n_input"], manifest["n_quarantined"]) == (len(planted.records), len(errors))
+    wrong = {}
+    for record_id, record in planted.records.items():
+        what, expected = record.expect
+        if what == "error" and errors.get(record_id) != expected:
+            wrong[record_id] = (record.expect, errors.get(record_id))
+        if what == "flag" and expected not in flags.get(record_id, ()):
+            wrong[record_id] = (record.expect, flags.get(record_id))
+    assert wrong == {}
+    stored = {
+        row["record_id"]: record
+        for file in shard_files(tmp_path / "out")
+        for row, record in read_records(file)
+    }
+    assert stored.keys() == flags.keys()
+    for row, result in zip(
+        archive.index().to_pylist(), archive.read_each(archive.index().to_pylist()), strict=True
+    ):
+        if isinstance(result, Record):
+            assert stored[row["record_id"]].sha256 == result.sha256

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pyarrow as pa
 
 from rayecg.archives import wfdb_reader
 from rayecg.archives.base import Archive
-from rayecg.core.errors import DataError
+from rayecg.archives.wfdb_header import read_header
+from rayecg.core.errors import DataError, RecordError
 from rayecg.core.record import Record
 from rayecg.core.shard_format import index_table
 from rayecg.signal.leads import with_derived_leads
 
 
 class WfdbFolder(Archive):
-    """Every `.hea` below a folder; the relative path is the record's id."""
+    """Every `.hea` below a folder; the relative path is the record's id.
+
+    The segments of a record that are named after it (`NAME_0001`, `NAME_layout`, as PhysioNet does)
+    belong to it; a segment of another name is a record of its own besides.
+    """
 
     suffixes: tuple[str, ...] = (".hea", ".dat", ".mat")
 
     def index(self) -> pa.Table:
         """List the records by relative path."""
         found = self.folder.walk(WfdbFolder.suffixes)
-        names = [name.removesuffix(".hea") for name in found if name.endswith(".hea")]
+        names = sorted(name.removesuffix(".hea") for name in found if name.endswith(".hea"))
+        segments = self._segments(names)
+        names = [name for name in names if name not in segments]
         # The fingerprint need not ask for files of a kind that there are none of.
         ends = {name[name.rfind(".") :] for name in found}
         self.suffixes = tuple(suffix for suffix in WfdbFolder.suffixes if suffix in ends)
@@ -30,6 +38,27 @@ class WfdbFolder(Archive):
             raise DataError(f"{self.folder}: expected WFDB headers (*.hea), found none")
         rows = [{"record_id": name, "path": name} for name in names[: self.settings.limit]]
         return index_table(rows)
+
+    def _segments(self, names: list[str]) -> set[str]:
+        """Find what belongs to a record of several segments.
+
+        Sorted, a segment that is named after its record comes right behind it, so that few headers
+        are read for this.
+        """
+        found: set[str] = set()
+        for name, following in itertools.pairwise(names):
+            if not following.startswith(name):
+                continue
+            try:
+                segments = read_header(self.folder, name).segments or ()
+            except (
+                RecordError
+            ):  # the shards stage meets the same error and gives the record its row
+                continue
+            above = name[: name.rfind("/") + 1]
+            own = {above + segment.name for segment in segments}
+            found |= {segment for segment in own if segment.startswith(name) and segment != name}
+        return found
 
 
 def read_one(path: str | Path) -> Record:
