@@ -12,7 +12,7 @@ from rayecg.archives.base import Archive
 from rayecg.archives.wfdb_header import read_header
 from rayecg.core.errors import DataError, RecordError
 from rayecg.core.record import Record
-from rayecg.core.shard_format import index_table
+from rayecg.core.shard_format import index_columns
 from rayecg.signal.leads import with_derived_leads
 
 
@@ -36,8 +36,8 @@ class WfdbFolder(Archive):
         self.suffixes = tuple(suffix for suffix in WfdbFolder.suffixes if suffix in ends)
         if not names:
             raise DataError(f"{self.folder}: expected WFDB headers (*.hea), found none")
-        rows = [{"record_id": name, "path": name} for name in names[: self.settings.limit]]
-        return index_table(rows)
+        names = names[: self.settings.limit]
+        return index_columns({"record_id": names, "path": names})
 
     def _segments(self, names: list[str]) -> set[str]:
         """Find what belongs to a record of several segments.

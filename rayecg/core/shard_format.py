@@ -115,14 +115,23 @@ class Layout:
         )
 
 
-def index_table(rows: Sequence[Mapping[str, Any]], extra: Sequence[pa.Field] = ()) -> pa.Table:
+def index_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Build a table of index rows; columns a row lacks are null."""
-    schema = pa.schema([*INDEX_FIELDS, *extra])
-    columns = [
-        pa.array([row.get(field.name) for row in rows], type=field.type, from_pandas=True)
-        for field in schema
+    return index_columns(
+        {field.name: [row.get(field.name) for row in rows] for field in INDEX_FIELDS}, len(rows)
+    )
+
+
+def index_columns(columns: Mapping[str, Sequence[Any]], n_rows: int | None = None) -> pa.Table:
+    """Build an index from its columns; those not given are null."""
+    n_rows = len(columns["record_id"]) if n_rows is None else n_rows
+    arrays = [
+        pa.array(columns[field.name], type=field.type, from_pandas=True)
+        if field.name in columns
+        else pa.nulls(n_rows, field.type)
+        for field in INDEX_FIELDS
     ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    return pa.Table.from_arrays(arrays, schema=pa.schema(INDEX_FIELDS))
 
 
 def shard_schema(layout: Layout) -> pa.Schema:

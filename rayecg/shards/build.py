@@ -24,6 +24,7 @@ from rayecg.core.files import (
     fingerprint,
     finished,
     read_table,
+    replacing,
     write_json,
     write_table,
 )
@@ -212,26 +213,41 @@ def write_records(files: list[Path], to: Path) -> int:
     """
     names = [field.name for field in (*INDEX_FIELDS, *RECORD_FIELDS)]
     schema = pa.schema([*INDEX_FIELDS, *RECORD_FIELDS])
-    tables = []
-    for file in files:
-        table = pq.read_table(file, columns=names, partitioning=None)
-        tables.append(_without_windows(table).cast(schema))
-    table = pa.concat_tables(tables)
-    waveforms = table["waveform_sha256"]
+    earlier = _earlier(files)
     duplicates = 0
-    if pc.count_distinct(waveforms).as_py() < table.num_rows:
-        first: dict[str, str] = {}
-        flags = table["flags"].to_pylist()
-        ids = table["record_id"].to_pylist()
-        for i, waveform in enumerate(waveforms.to_pylist()):
-            earlier = first.setdefault(waveform, ids[i])
-            if earlier != ids[i]:
-                flags[i] = [*(flags[i] or ()), f"duplicate:{earlier}"]
-                duplicates += 1
-        field = schema.field("flags")
-        table = table.set_column(names.index("flags"), field, pa.array(flags, field.type))
-    write_table(to, table, compression="zstd", row_group_size=65536)
+    with replacing(to) as beside, pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+        for file in files:
+            table = pq.read_table(file, columns=names, partitioning=None)
+            table = _without_windows(table).cast(schema)
+            flags = table["flags"].to_pylist() if earlier else []
+            for i, record_id in enumerate(table["record_id"].to_pylist() if earlier else ()):
+                if record_id in earlier:
+                    flags[i] = [*(flags[i] or ()), f"duplicate:{earlier[record_id]}"]
+                    duplicates += 1
+            if flags:
+                field = schema.field("flags")
+                column = pa.array(flags, field.type)
+                table = table.set_column(names.index("flags"), field, column)
+            writer.write_table(table)
     return duplicates
+
+
+def _earlier(files: list[Path]) -> dict[str, str]:
+    """Give the first record with the same waveform, for every record that is not the first."""
+    columns = ["record_id", "waveform_sha256", "offset"]
+    table = pa.concat_tables(
+        pq.read_table(file, columns=columns, partitioning=None) for file in files
+    )
+    table = table.filter(pc.equal(table["offset"], 0))
+    if pc.count_distinct(table["waveform_sha256"]).as_py() == table.num_rows:
+        return {}
+    first: dict[str, str] = {}
+    earlier = {}
+    pairs = zip(table["record_id"].to_pylist(), table["waveform_sha256"].to_pylist(), strict=True)
+    for record_id, waveform in pairs:
+        if first.setdefault(waveform, record_id) != record_id:
+            earlier[record_id] = first[waveform]
+    return earlier
 
 
 def _without_windows(table: pa.Table) -> pa.Table:
