@@ -48,7 +48,9 @@ def write_benchmark(out: Path, kind: str = "recordings", synthetic: bool = True)
         write_table(work / "shards" / "records" / f"{i:06d}{unit_suffix(KEY)}", part)
     bad = {"record_id": "r900", "path": "r900", "error_code": "bad_header"}
     bad |= {"error": "/mnt/archive/r900.hea: not a header"}
-    write_table(work / "shards" / "quarantine.parquet", pa.Table.from_pylist([bad], QUARANTINE_SCHEMA))
+    write_table(
+        work / "shards" / "quarantine.parquet", pa.Table.from_pylist([bad], QUARANTINE_SCHEMA)
+    )
     n = len(rows)
     official = (
         {"by": "record_id"} | {s: list(getattr(task.split, s)) for s in ("train", "test")}
