@@ -25,7 +25,8 @@ def main() -> int:
     given = arguments.parse_args()
     tree = {"kind": given.archive, "path": given.path, "rate": given.rate}
     archive = build(ArchiveSettings, tree, "arguments")
-    settings = load_settings(ShardSettings, None, [f"fs={given.fs or 'null'}", *given.set])
+    fs = [] if given.fs is None else [f"fs={given.fs}"]
+    settings = load_settings(ShardSettings, None, [*fs, *given.set])
 
     from rayecg import pipeline
 

@@ -19,13 +19,19 @@ def main() -> int:
     arguments.add_argument(
         "--rate", type=int, help="which published rate to read (PTB-XL: 100, 500)"
     )
+    arguments.add_argument(
+        "--checks",
+        choices=("error", "flag", "off"),
+        default="error",
+        help="what a wrong checksum or first sample does",
+    )
     given = arguments.parse_args()
     tree = {"kind": given.archive, "path": given.path, "rate": given.rate}
     archive = build(ArchiveSettings, tree, "arguments")
 
     from rayecg import pipeline
 
-    manifest = pipeline.score(given.checkpoint, archive, given.out)
+    manifest = pipeline.score(given.checkpoint, archive, given.out, checks=given.checks)
     counts = ("n_input", "n_ok", "n_degraded", "n_quarantined")
     print(" ".join(f"{name}={manifest[name]}" for name in counts))
     return DONE

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import torch
 import yaml
 
 from rayecg.archives.base import SYNTHETIC_MARKER
 from rayecg.archives.catalogue import ARCHIVES, open_archive
+from rayecg.archives.wfdb_reader import Checks
 from rayecg.core.catalogue import look_up
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import (
@@ -35,6 +35,7 @@ from rayecg.core.progress import Progress
 from rayecg.core.session import RaySettings, ray_session
 from rayecg.core.settings import to_tree
 from rayecg.core.shard_format import RECORDS
+from rayecg.core.storage import shown_path
 from rayecg.core.versions import code_fingerprint
 from rayecg.models.catalogue import ModelInputs, build_model
 from rayecg.tasks.task import Task, example_table, load_task
@@ -254,6 +255,7 @@ def score(
     out: str | Path,
     settings: ScoreSettings | None = None,
     ray: RaySettings | None = None,
+    checks: Checks = "error",
 ) -> dict[str, Any]:
     """Score a raw archive with a checkpoint: one row per input record.
 
@@ -267,7 +269,7 @@ def score(
     from rayecg.score.sources import ArchiveSource
 
     read_card(checkpoint)
-    source = ArchiveSource(open_archive(ensure_archive(archive, None)))
+    source = ArchiveSource(open_archive(ensure_archive(archive, None)), checks=checks)
     folder = Path(out).resolve()
     with only_job_on(folder), ray_session(ray):
         found = run(
@@ -316,8 +318,7 @@ def _experiment_yaml(experiment: Experiment) -> str:
     """Give the settings without the place of this machine's files."""
     tree = to_tree(experiment)
     if tree["archive"]["path"]:
-        # Of a URI, which may hold keys, nothing but the last part of its path.
-        tree["archive"]["path"] = Path(urlsplit(tree["archive"]["path"]).path).name
+        tree["archive"]["path"] = shown_path(tree["archive"]["path"])
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 

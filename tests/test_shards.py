@@ -11,31 +11,23 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import wfdb
+from shard_folders import rows_of, shard_files, write_wfdb
 
 from rayecg.archives.base import SYNTHETIC_MARKER
 from rayecg.archives.catalogue import open_archive
-from rayecg.archives.folder import read_one
 from rayecg.archives.synthetic import DEFECTS
 from rayecg.archives.wfdb_reader import read_record
 from rayecg.core.errors import DataError
 from rayecg.core.experiment import STANDARD_LEADS, ArchiveSettings, ShardSettings
 from rayecg.core.files import read_json
-from rayecg.core.record import Record, invalid_value
-from rayecg.core.shard_format import RECORDS, SIGNAL, Layout, decode_signal, read_records
+from rayecg.core.shard_format import RECORDS, SIGNAL, read_records
 from rayecg.core.units import Units
-from rayecg.shards import unit as unit_module
-from rayecg.shards.build import as_bytes, make_shards, write_records
+from rayecg.shards.build import as_bytes, make_shards
 from rayecg.shards.unit import UnitWriter
 from rayecg.signal.assessment import assess
 
 pytestmark = pytest.mark.usefixtures("ray")
 SETTINGS = ShardSettings(records_per_shard=16)
-
-
-def shard_files(out):
-    """List what units have written, also before the manifest is there."""
-    return sorted((out / "records").glob("*.parquet"))
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +40,6 @@ def shards(archive, tmp_path_factory, ray) -> Path:
     out = tmp_path_factory.mktemp("shards") / "out"
     make_shards(open_archive(archive), SETTINGS, out)
     return out
-
-
-def rows_of(out: Path) -> list[tuple[dict, Record]]:
-    return [pair for file in shard_files(out) for pair in read_records(file)]
 
 
 def comparable(out: Path) -> list[dict]:
@@ -218,47 +206,6 @@ def test_an_archive_that_changed_is_another_plan(synthetic_archive, tmp_path):
     assert opened.fingerprint(opened.index()) != before
 
 
-def write_wfdb(folder: Path, name: str, leads: list[str], n_times: int, fmt: str, **header) -> None:
-    rng = np.random.default_rng(n_times)
-    folder.mkdir(parents=True, exist_ok=True)
-    n_leads = len(leads)
-    wanted = {
-        "fs": 250,
-        "units": ["mV"] * n_leads,
-        "sig_name": leads,
-        "d_signal": rng.integers(-500, 500, (n_times, n_leads)),
-        "fmt": [fmt] * n_leads,
-        "adc_gain": [200.0] * n_leads,
-        "baseline": [0] * n_leads,
-    }
-    wfdb.wrsamp(name, write_dir=str(folder), **(wanted | header))
-
-
-def test_records_of_different_layouts_all_land(tmp_path):
-    folder = tmp_path / "archive"
-    for i in range(3):
-        write_wfdb(folder / "a", f"r{i}", ["I", "II"], 500, "16")
-        write_wfdb(folder / "b", f"r{i}", ["V1", "V2", "V3"], 500, "212")
-    write_wfdb(folder / "b", "longer", ["I", "II"], 750, "16")
-    write_wfdb(folder / "b", "faster", ["I", "II"], 500, "16", fs=500)
-    write_wfdb(folder / "b", "wider", ["I", "II"], 500, "24")
-    manifest = make_shards(
-        open_archive(ArchiveSettings("wfdb", str(folder))), ShardSettings(), tmp_path / "out"
-    )
-    assert (manifest["n_input"], manifest["n_ok"], manifest["synthetic"]) == (9, 9, False)
-    found = {row["record_id"]: record for row, record in rows_of(tmp_path / "out")}
-    assert sorted(found) == [
-        *(f"a/r{i}" for i in range(3)), "b/faster", "b/longer", *(f"b/r{i}" for i in range(3)),
-        "b/wider",
-    ]  # fmt: skip
-    for name, record in found.items():
-        expected = read_one(folder / name)
-        assert Layout.of(record) == Layout.of(expected)
-        np.testing.assert_array_equal(record.digital, expected.digital)
-    assert len(shard_files(tmp_path / "out")) == 5
-    assert quarantine_of(tmp_path / "out") == []
-
-
 def test_an_archive_that_cannot_be_read_has_no_manifest(tmp_path):
     folder = tmp_path / "archive"
     for name in ("a", "b"):
@@ -272,99 +219,42 @@ def test_an_archive_that_cannot_be_read_has_no_manifest(tmp_path):
     assert {row["error_code"] for row in quarantine_of(tmp_path / "out")} == {"truncated_signal"}
 
 
-def test_beats_go_with_their_record(tmp_path):
-    write_wfdb(tmp_path / "mit", "100", ["MLII", "V1"], 1000, "212")
-    beats, symbols = np.array([10, 300, 999]), ["N", "V", "+"]
-    wfdb.wrann("100", "atr", beats, symbol=symbols, write_dir=str(tmp_path / "mit"))
-    opened = open_archive(ArchiveSettings("mitbih", str(tmp_path / "mit")))
-    rows = as_bytes(opened.index())
-    for name, settings in (("own", ShardSettings()), ("slow", ShardSettings(fs=125))):
-        UnitWriter(opened, settings, Units(tmp_path / name, "0" * 16))({"unit": "0", "rows": rows})
-        [(row, record)] = rows_of(tmp_path / name)
-        assert (row["record_id"], row["patient_id"], record.fs) == (
-            "100",
-            "100",
-            settings.fs or 250,
-        )
-        assert record.beat_symbols == ("N", "V")  # "+" is a rhythm, not a beat
-        assert record.beat_times.tolist() == ([10, 300] if name == "own" else [5, 150])
+def test_what_an_earlier_attempt_at_a_unit_left_is_not_taken(shards, archive, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(shards, out)
+    manifest = read_json(out / "manifest.json")
+    (out / "manifest.json").unlink()
+    ledger_of(out)[1].unlink()
+    part = shard_files(out)[1]
+    shutil.copy(part, part.with_name(part.name.replace("-0000", "-0007")))
+    assert make_shards(open_archive(archive), SETTINGS, out) == manifest
+    assert comparable(out) == comparable(shards)
+    # A file that no attempt will remove is found by the totals.
+    (out / "manifest.json").unlink()
+    shutil.copy(part, part.with_name(part.name.replace("-0000", "-0007")))
+    with pytest.raises(DataError, match=r"55 records read and 5 quarantined, but \d+ and 5 rows"):
+        make_shards(open_archive(archive), SETTINGS, out)
 
 
-def test_long_records_close_a_shard_early(tmp_path, monkeypatch):
-    for i in range(5):
-        write_wfdb(tmp_path / "archive", f"r{i}", ["I", "II"], 500, "16")
-    monkeypatch.setattr(unit_module, "MAX_FILE_BYTES", 2 * 2000)
-    monkeypatch.setattr(unit_module, "ROW_GROUP_BYTES", 2000)
-    monkeypatch.setattr(unit_module, "CHUNK", 2)
-    opened = open_archive(ArchiveSettings("wfdb", str(tmp_path / "archive")))
-    work = UnitWriter(opened, ShardSettings(), Units(tmp_path / "out", "0" * 16))
-    assert work({"unit": "000000", "rows": as_bytes(opened.index())})["n_ok"] == 5
-    assert [pq.read_metadata(file).num_rows for file in shard_files(tmp_path / "out")] == [2, 2, 1]
-    assert [row["record_id"] for row, _ in rows_of(tmp_path / "out")] == [f"r{i}" for i in range(5)]
+def test_an_archive_is_never_its_own_output(tmp_path):
+    write_wfdb(tmp_path / "records", "r0", ["I", "II"], 100, "16")
+    before = state(tmp_path)
+    opened = open_archive(ArchiveSettings("wfdb", str(tmp_path)))
+    with pytest.raises(DataError, match="expected an empty folder or an earlier output"):
+        make_shards(opened, SETTINGS, tmp_path)
+    assert state(tmp_path) == before
 
 
-def written(folder: Path, out: Path, settings: ShardSettings = ShardSettings()) -> Path:  # noqa: B008
-    opened = open_archive(ArchiveSettings("wfdb", str(folder)))
-    UnitWriter(opened, settings, Units(out, "0" * 16))(
-        {"unit": "0", "rows": as_bytes(opened.index())}
-    )
-    return out
-
-
-def test_a_record_too_long_for_a_row_is_stored_as_windows(tmp_path, monkeypatch):
-    write_wfdb(tmp_path / "archive", "long", ["I", "V1"], 1001, "16")
-    write_wfdb(tmp_path / "archive", "short", ["I", "V1"], 300, "16")
-    monkeypatch.setattr(unit_module, "MAX_ROW_BYTES", 400 * 4)
-    out = written(tmp_path / "archive", tmp_path / "out")
-    found = [
-        (row["record_id"], row["offset"], row["n_times"])
-        for file in shard_files(out)
-        for row in pq.read_table(file).to_pylist()
-    ]
-    assert found == [("long", 0, 400), ("long", 400, 400), ("long", 800, 201), ("short", 0, 300)]
-    for row, record in rows_of(out):
-        expected = read_record(tmp_path / "archive" / row["record_id"])
-        np.testing.assert_array_equal(record.digital, expected.digital)
-
-
-@pytest.mark.parametrize("windows", ["all", "first"])
-def test_windows_know_their_record_and_offset(tmp_path, windows):
-    for name, n_times in (("a", 620), ("b", 250), ("c", 100)):
-        write_wfdb(tmp_path / "archive", name, ["I", "V1"], n_times, "16")
-    out = written(
-        tmp_path / "archive", tmp_path / "out", ShardSettings(window_s=1.0, windows=windows)
-    )
-    [file] = shard_files(out)
-    table = pq.read_table(file)
-    rows = [(r["record_id"], r["offset"], r["n_times"]) for r in table.to_pylist()]
-    expected = [("a", 0, 250), ("a", 250, 250), ("a", 500, 120), ("b", 0, 250), ("c", 0, 100)]
-    assert rows == [row for row in expected if windows == "all" or row[1] == 0]
-    samples_NLT, layout = decode_signal(table)
-    assert (layout.n_times, samples_NLT.shape[1:]) == (250, (2, 250))
-    # What a row has no samples for is invalid, not zero.
-    assert (samples_NLT[-1, :, 100:] == invalid_value(samples_NLT.dtype)).all()
-    kept = {row["record_id"]: record for row, record in rows_of(out)}
-    for name, record in kept.items():
-        whole = read_record(tmp_path / "archive" / name).digital
-        np.testing.assert_array_equal(record.digital, whole if windows == "all" else whole[:, :250])
-    assert list(kept) == ["a", "b", "c"]
-    write_records([file], tmp_path / "table.parquet")
-    lengths = pq.read_table(tmp_path / "table.parquet")["n_times"].to_pylist()
-    assert lengths == ([620, 250, 100] if windows == "all" else [250, 250, 100])
-    assert [row["record_id"] for row, _ in read_records(file, {"b"})] == ["b"]
-
-
-def test_records_of_odd_lengths_share_shards(tmp_path):
-    lengths = list(range(1501, 1501 + 40 * 7, 7))
-    for n_times in lengths:
-        write_wfdb(tmp_path / "archive", f"r{n_times}", ["I"], n_times, "16")
-    out = written(tmp_path / "archive", tmp_path / "out")
-    assert len(shard_files(out)) == 1
-    assert [record.digital.shape[1] for _, record in rows_of(out)] == lengths
-    for row, record in rows_of(out):
-        np.testing.assert_array_equal(
-            record.digital, read_record(tmp_path / "archive" / row["record_id"]).digital
-        )
+def test_a_changed_segment_is_another_archive(tmp_path):
+    for name in ("r_1", "r_2"):
+        write_wfdb(tmp_path, name, ["I", "V1"], 100, "16")
+    (tmp_path / "r.hea").write_text("r/2 2 250 200\nr_1 100\nr_2 100\n")
+    opened = open_archive(ArchiveSettings("wfdb", str(tmp_path)))
+    before = opened.fingerprint(opened.index())
+    with open(tmp_path / "r_2.dat", "ab") as file:
+        file.write(b"\x00")
+    assert opened.index().num_rows == 1
+    assert opened.fingerprint(opened.index()) != before
 
 
 def test_exact_duplicates_are_named(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rayecg.archives import wfdb_reader
 from rayecg.archives.base import Archive
 from rayecg.archives.wfdb_header import read_header
 from rayecg.core.errors import DataError, RecordError
+from rayecg.core.files import fingerprint
 from rayecg.core.record import Record
 from rayecg.core.shard_format import index_columns
 from rayecg.signal.leads import with_derived_leads
@@ -23,21 +25,22 @@ class WfdbFolder(Archive):
     belong to it; a segment of another name is a record of its own besides.
     """
 
-    suffixes: tuple[str, ...] = (".hea", ".dat", ".mat")
+    suffixes: tuple[str, ...] = ()
 
     def index(self) -> pa.Table:
         """List the records by relative path."""
-        found = self.folder.walk(WfdbFolder.suffixes)
-        names = sorted(name.removesuffix(".hea") for name in found if name.endswith(".hea"))
+        names = sorted(name.removesuffix(".hea") for name in self.folder.walk(".hea"))
         segments = self._segments(names)
         names = [name for name in names if name not in segments]
-        # The fingerprint need not ask for files of a kind that there are none of.
-        ends = {name[name.rfind(".") :] for name in found}
-        self.suffixes = tuple(suffix for suffix in WfdbFolder.suffixes if suffix in ends)
         if not names:
             raise DataError(f"{self.folder}: expected WFDB headers (*.hea), found none")
         names = names[: self.settings.limit]
         return index_columns({"record_id": names, "path": names})
+
+    def fingerprint(self, index: pa.Table) -> str:
+        """Fingerprint the index, and size and time of every file: a header may name any of them."""
+        facts = self.folder.facts(self.folder.walk(""))
+        return fingerprint([super().fingerprint(index), hashlib.sha256(facts.tobytes()).hexdigest()])
 
     def _segments(self, names: list[str]) -> set[str]:
         """Find what belongs to a record of several segments.

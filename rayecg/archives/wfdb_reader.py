@@ -312,8 +312,7 @@ class _FileReader:
                     )
                 row_T = _from_differences(row_T, self.header.initial[i] or 0)
             rows.append(row_T)
-        if self.checks != "off" and not group.max_skew:
-            # Of leads that a skew moves, the header's values are not those at the record's start.
+        if self.checks != "off":
             sums = np.array([_sums(row_T[None])[0] for row_T in rows])
             # A file of differences has no first sample of its own: the header gives it.
             first = None if group.code == 8 else np.array([row_T[0] for row_T in rows])
@@ -350,7 +349,8 @@ class _FileReader:
         modulus: int | None,
     ) -> None:
         for i, expected, came in zip(group.of, stated, found, strict=True):
-            if expected is None:
+            # Of leads that a skew moves, the header's values are not those at the record's start.
+            if expected is None or self.header.signals.specs[i].skew:
                 continue
             if modulus:
                 expected, came = expected % modulus, came % modulus

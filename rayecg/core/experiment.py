@@ -6,6 +6,7 @@ Sections that configure Ray carry Ray's own field names (`ScalingConfig`, `Failu
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -49,7 +50,8 @@ class ShardSettings:
     `fs` (Hz) resamples, None keeps the archive's rate. `records_per_shard` None chooses by the
     archive's size. `checks` says what a wrong checksum or initial value does, `quality` whether the
     recordings' quality is measured and flagged. `window_s` cuts records into windows of that length
-    (s), the last one padded; `windows` "first" keeps the first alone, which pads or crops.
+    (s), or of 64 MiB if that is less, the last one padded; `windows` "first" keeps that length alone,
+    which pads or crops.
     """
 
     fs: int | None = None
@@ -61,7 +63,9 @@ class ShardSettings:
     windows: Literal["all", "first"] = "all"
 
     def __post_init__(self) -> None:
-        _positive(self, "fs", "records_per_shard", "window_s")
+        _positive(self, "fs", "records_per_shard")
+        if self.window_s is not None and not 0.1 <= self.window_s < math.inf:
+            raise ValueError(f"window_s: expected 0.1 s or more, came {self.window_s}")
         if self.windows == "first" and self.window_s is None:
             raise ValueError("windows: 'first' expects window_s, the length to keep")
 

@@ -5,6 +5,7 @@ Legend: L lead, T time.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass, field
 
@@ -61,7 +62,7 @@ class Record:
         """The samples in mV, float32, leads by times; invalid ones are NaN."""
         return to_millivolts(self.digital_LT, self.gain_L, self.baseline_L)
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """Fingerprint of the waveform: leads, rate and samples."""
         head = f"{self.fs:g} {' '.join(self.leads)} {self.digital_LT.dtype} ".encode()

@@ -72,7 +72,7 @@ class RemoteFolder(Folder):
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.root, self._secrets = _without_secrets(uri)
+        self.root, self._secrets = without_secrets(uri)
         self._prefix = self.root + "/"
         self._listed: dict[str, tuple[int, int]] | None = None
 
@@ -236,7 +236,7 @@ def _file_system(uri: str) -> tuple[Any, str]:
     ), path
 
 
-def _without_secrets(uri: str) -> tuple[str, tuple[str, ...]]:
+def without_secrets(uri: str) -> tuple[str, tuple[str, ...]]:
     """Give a URI without user, password and query, and what of it no message may repeat."""
     scheme, _, rest = uri.partition("://")
     first = re.split(r"[/?#]", rest, maxsplit=1)[0]

@@ -9,7 +9,7 @@ and DuckDB.
 
 A row is a record, or a window of one: `offset` says where it starts and `n_times` how much of the
 row's room is used; what follows is invalid. The windows of a record are consecutive rows of one
-shard, and `read_records` joins them.
+shard, the first of which has its beats, and `read_records` joins them.
 
 Legend: N row, L lead, T time.
 """
@@ -172,6 +172,8 @@ def shard_batch(
         samples_LT[:, : used[-1]] = part_LT
         if used[-1] < room:
             samples_LT[:, used[-1] :] = invalid_value(samples_LT.dtype)
+    times = [record.beat_times for record in records]
+    symbols = [record.beat_symbols for record in records]
     columns = {
         "status": ["ok"] * len(records),
         "flags": [
@@ -181,8 +183,8 @@ def shard_batch(
         "waveform_sha256": [record.sha256 for record in records],
         "gain": _list_column([record.gain_L for record in records], pa.float64()),
         "baseline": _list_column([record.baseline_L for record in records], pa.int32()),
-        "beat_times": [record.beat_times for record in records],
-        "beat_symbols": [record.beat_symbols for record in records],
+        "beat_times": [_at_start(*pair) for pair in zip(times, offsets, strict=True)],
+        "beat_symbols": [_at_start(*pair) for pair in zip(symbols, offsets, strict=True)],
         "offset": offsets,
         "n_times": used,
         "einthoven_mv": [assessment.einthoven_mv for assessment in assessments],
@@ -200,6 +202,11 @@ def shard_batch(
     signal_type = schema.field(SIGNAL).type
     arrays.append(pa.FixedSizeBinaryArray.from_buffers(signal_type, len(records), buffers))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _at_start(value: Any, offset: int) -> Any:
+    """Give a record's value to the first of its windows alone: a day has 100,000 beats."""
+    return value if offset == 0 else None
 
 
 def _list_column(parts: Sequence[np.ndarray], dtype: pa.DataType) -> pa.ListArray:

@@ -210,6 +210,15 @@ def open_folder(path: str | Path) -> Folder:
     return RemoteFolder(text)
 
 
+def shown_path(path: str) -> str:
+    """Give an archive's path as settings files may hold it: a URI without keys, or a folder's name."""
+    if "://" not in path:
+        return Path(path).name
+    from rayecg.core.remote import without_secrets
+
+    return without_secrets(path)[0]
+
+
 def check_name(name: str, folder: object) -> None:
     """Refuse a name that is not a path below its folder.
 

@@ -93,24 +93,33 @@ class Units:
         plan = self.out / "plan.json"
         if plan.exists() and read_json(plan).get("key") == self.key:
             return
-        if self.out.exists():
-            known = {*outputs, *_OWN}
-            strangers = sorted(p.name for p in self.out.iterdir() if not _ours(p.name, known))
-            if strangers:
-                raise DataError(
-                    f"{self.out}: expected an empty folder or an earlier output, "
-                    f"found {strangers[0]!r}"
-                )
-            # First what says that the rest is whole: a kill in between must leave nothing to trust.
-            for name in (MANIFEST, "plan.json"):
-                (self.out / name).unlink(missing_ok=True)
+        known = {*outputs, *_OWN}
+        found = sorted(path.name for path in self.out.iterdir()) if self.out.exists() else []
+        earlier = _is_output(plan) or _is_output(self.out / MANIFEST)
+        # Names alone prove nothing: another's folder may hold `records`, too.
+        strangers = [name for name in found if not _ours(name, known if earlier else {".lock"})]
+        if strangers:
+            raise DataError(
+                f"{self.out}: expected an empty folder or an earlier output, found {strangers[0]!r}"
+            )
+        if earlier:
+            # First what says that the rest is whole: a kill in between leaves nothing to trust, and
+            # the mark that this is an output.
+            (self.out / MANIFEST).unlink(missing_ok=True)
+            write_json(plan, {"key": ""})
             for child in [self.out / "ledger", *self.out.iterdir()]:
                 if child.is_dir():
                     # A worker of a killed job may be writing here; its files bear another key.
                     shutil.rmtree(child, ignore_errors=True)
-                elif child.name != ".lock":
+                elif child.name not in (".lock", "plan.json"):
                     child.unlink(missing_ok=True)
         write_json(plan, {"key": self.key})
+
+    def begin(self, folders: Iterable[str], unit: str) -> None:
+        """Remove what an earlier attempt at a unit wrote, which need not be what the next will."""
+        for folder in folders:
+            for file in (self.out / folder).glob(f"{unit}*{unit_suffix(self.key)}"):
+                file.unlink(missing_ok=True)
 
     def file(self, folder: str, unit: str) -> Path:
         """Name a unit's Parquet file in one of the output's folders."""
@@ -152,6 +161,13 @@ class Units:
 
     def _entry(self, unit: str) -> Path:
         return self.out / "ledger" / self.key[:8] / f"{unit}.json"
+
+
+def _is_output(file: Path) -> bool:
+    try:
+        return "key" in read_json(file)
+    except DataError:
+        return False
 
 
 def _ours(name: str, known: set[str]) -> bool:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rayecg.archives.base import Archive
+from rayecg.archives.wfdb_reader import Checks
 from rayecg.core.errors import RecordError
-from rayecg.core.files import MANIFEST, read_json, read_table
+from rayecg.core.files import MANIFEST, fingerprint, read_json, read_table
 from rayecg.core.record import Record
 from rayecg.core.shard_format import read_records, shard_files
 from rayecg.signal.assessment import assess
@@ -55,11 +56,13 @@ class ShardSource:
 class ArchiveSource:
     """The records of a raw archive, read as they are scored."""
 
-    def __init__(self, archive: Archive, records_per_unit: int = 256) -> None:
-        self.archive = archive
+    def __init__(
+        self, archive: Archive, records_per_unit: int = 256, checks: Checks = "error"
+    ) -> None:
+        self.archive, self.checks = archive, checks
         self._index = archive.checked_index()
         self._size = records_per_unit
-        self.key = archive.fingerprint(self._index)
+        self.key = fingerprint([archive.fingerprint(self._index), checks])
         self.n_input: int = self._index.num_rows
 
     def units(self) -> list[dict[str, Any]]:
@@ -71,7 +74,7 @@ class ArchiveSource:
 
     def records(self, unit: dict[str, Any]) -> Iterator[Item]:
         """Yield the rows of a unit, each with its record or with why there is none."""
-        found = self.archive.read_each(unit["rows"])
+        found = self.archive.read_each(unit["rows"], self.checks)
         for chunk in chunks(zip(unit["rows"], found, strict=True), CHUNK):
             read = [record for _, record in chunk if isinstance(record, Record)]
             assessments = iter(assess(read))
@@ -83,7 +86,7 @@ class ArchiveSource:
 
     def __getstate__(self) -> dict[str, Any]:
         # Units carry their rows, so workers need no index.
-        return {"archive": self.archive, "key": self.key, "n_input": self.n_input}
+        return {name: value for name, value in vars(self).items() if name != "_index"}
 
 
 Source = ShardSource | ArchiveSource

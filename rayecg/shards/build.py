@@ -53,7 +53,8 @@ def make_shards(archive: Archive, settings: ShardSettings, out: str | Path) -> d
     settings
         Rate, shard size, compression, checks.
     out
-        Gets `records/*.parquet`, `quarantine.parquet` and, last, `manifest.json`. Shards that stand
+        Gets `records/*.parquet`, `records.parquet` (the same without samples),
+        `quarantine.parquet` and, last, `manifest.json`. Shards that stand
         there for the same archive, settings and code are left as they are; those of another are
         replaced.
 
@@ -189,6 +190,12 @@ def _finish(out: Path, plan: dict[str, Any], units: Units, names: list[str]) -> 
         )
     files = unit_files(out, "records", units.key)
     manifest["n_duplicates"] = write_records(files, out / RECORDS)
+    stored = (pq.read_metadata(out / RECORDS).num_rows, quarantine.num_rows)
+    if stored != (manifest["n_ok"], manifest["n_quarantined"]):
+        raise DataError(
+            f"{out}: {manifest['n_ok']} records read and {manifest['n_quarantined']} quarantined, "
+            f"but {stored[0]} and {stored[1]} rows stand there; remove the folder and start again"
+        )
     write_json(out / MANIFEST, manifest)
     return manifest
 
@@ -196,7 +203,7 @@ def _finish(out: Path, plan: dict[str, Any], units: Units, names: list[str]) -> 
 def write_records(files: list[Path], to: Path) -> int:
     """Write the table of all records without their samples, and mark exact duplicates.
 
-    The later of two records with the same waveform is flagged `duplicate:ID` with the first one's
+    The later, in the order of the shards, of two records with the same waveform is flagged `duplicate:ID` with the first one's
     id. Only then are all waveforms known, so the flag stands in this table alone.
 
     Parameters

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from rayecg.core.record import Record, invalid_value
-from rayecg.signal.filters import bridge, resample
+from rayecg.signal.filters import bridge, resample, resampling_ratio
 
 
 def resample_record(record: Record, fs: int) -> Record:
@@ -37,7 +37,11 @@ def resample_record(record: Record, fs: int) -> Record:
         stored_LT[np.abs(share_LT) > 0.01] = limits.min
     beats = record.beat_times
     if beats is not None:
-        beats = np.round(beats * (fs / record.fs)).astype(np.int64).clip(max=stored_LT.shape[1] - 1)
+        beats = (
+            np.round(beats * float(resampling_ratio(record.fs, fs)))
+            .astype(np.int64)
+            .clip(max=stored_LT.shape[1] - 1)
+        )
     return dataclasses.replace(
         record,
         digital_LT=stored_LT,

@@ -5,6 +5,7 @@ Legend: N record, L lead, T time.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,7 @@ class UnitWriter:
         unit = item["unit"]
         index = pa.ipc.open_stream(item["rows"]).read_all()
         refused: list[tuple[int, Exception]] = []
+        self.units.begin(("records", "quarantine"), unit)
         with ExitStack() as stack:
             shards = _Shards(self.units, unit, self.settings, index, stack)
             for chunk in self._chunks(index, refused):
@@ -106,6 +108,8 @@ class UnitWriter:
             if not isinstance(record, Record):
                 refused.append((row, record))
                 continue
+            if self.settings.windows == "first" and self.settings.window_s is not None:
+                record = _first(record, round(self.settings.window_s * record.fs))
             rows.append(row)
             records.append(record)
             n_bytes += record.digital_LT.nbytes
@@ -185,7 +189,6 @@ class _Shard:
         stack: ExitStack,
     ) -> None:
         self.layout, self.index, self.n_bytes = layout, index, 0
-        self._only_first = settings.windows == "first"
         self._width = len(layout.leads) * layout.n_times * np.dtype(layout.dtype).itemsize
         self._group = max(ROW_GROUP_BYTES // self._width, 1)
         self._rows: list[tuple[Found, int]] = []
@@ -210,7 +213,7 @@ class _Shard:
         room = self.layout.n_times
         for found in members:
             n_times = found.record.digital_LT.shape[1]
-            for offset in range(0, room if self._only_first else n_times, room):
+            for offset in range(0, n_times, room):
                 self._rows.append((found, offset))
                 if len(self._rows) == self._group:
                     self._flush()
@@ -234,6 +237,23 @@ class _Shard:
         if self._rows:
             self._flush()
         self._own.close()
+
+
+def _first(record: Record, n_times: int) -> Record:
+    """Keep the start of a record, with the beats that are in it."""
+    if record.digital_LT.shape[1] <= n_times:
+        return record
+    times, symbols = record.beat_times, record.beat_symbols
+    if times is not None:
+        inside = times < n_times
+        times = times[inside]
+        symbols = tuple(np.asarray(symbols, dtype=object)[inside].tolist())
+    return dataclasses.replace(
+        record,
+        digital_LT=np.ascontiguousarray(record.digital_LT[:, :n_times]),
+        beat_times=times,
+        beat_symbols=symbols,
+    )
 
 
 def _roomy(n_times: int) -> int:

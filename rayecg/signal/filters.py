@@ -40,6 +40,20 @@ def bandpass(signal_LT: np.ndarray, fs: float, band: tuple[float, float]) -> np.
     return filtered_LT.astype(np.float32)
 
 
+def resampling_ratio(fs: float, to_fs: float) -> Fraction:
+    """Give the ratio of two rates (Hz) in whole numbers up to 10,000, right to one in 10,000.
+
+    Raises
+    ------
+    RecordError
+        `bad_header`, if there is none.
+    """
+    ratio = Fraction(to_fs / fs).limit_denominator(10_000)
+    if abs(float(ratio) * fs / to_fs - 1) > 1e-4:
+        raise RecordError("bad_header", f"a rate of {fs:g} Hz cannot be brought to {to_fs:g} Hz")
+    return ratio
+
+
 def resample(signal_LT: np.ndarray, fs: float, to_fs: float) -> np.ndarray:
     """Resample by a polyphase anti-aliasing filter (`scipy.signal.resample_poly`), rates in Hz.
 
@@ -49,7 +63,8 @@ def resample(signal_LT: np.ndarray, fs: float, to_fs: float) -> np.ndarray:
     Raises
     ------
     RecordError
-        `too_large`, if a rate that is far too low makes more samples than a record may have.
+        `too_large`, if a rate that is far too low makes more samples than a record may have;
+        `bad_header`, if no filter brings the one rate to the other.
     """
     if fs == to_fs:
         return signal_LT
@@ -59,7 +74,7 @@ def resample(signal_LT: np.ndarray, fs: float, to_fs: float) -> np.ndarray:
             "too_large",
             f"{fs:g} Hz to {to_fs:g} Hz would make {n_samples} samples, over {MAX_SAMPLES}",
         )
-    ratio = Fraction(to_fs / fs).limit_denominator(1000)
+    ratio = resampling_ratio(fs, to_fs)
     return signal.resample_poly(
         signal_LT, ratio.numerator, ratio.denominator, axis=1, padtype="edge"
     )

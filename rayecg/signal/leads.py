@@ -16,7 +16,9 @@ from rayecg.core.experiment import STANDARD_LEADS
 from rayecg.core.record import Record, invalid_value
 
 _BY_KEY = {lead.lower(): lead for lead in STANDARD_LEADS}
-_PREFIX = re.compile(r"^(mdc_ecg_lead_|lead[ _-]*|ecg[ _-]+)", re.IGNORECASE)
+#: In Spanish and Portuguese, leads are *derivaciones*.
+_BY_KEY |= {"di": "I", "dii": "II", "diii": "III"}
+_PREFIX = re.compile(r"^(?:mdc_ecg_lead_|lead[ _-]*|ecg[ _-]+)+", re.IGNORECASE)
 
 #: The six limb leads are two numbers seen from six sides: each as multiples of I and II (Einthoven
 #: 1913; Goldberger 1942).
