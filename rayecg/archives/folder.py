@@ -40,7 +40,9 @@ class WfdbFolder(Archive):
     def fingerprint(self, index: pa.Table) -> str:
         """Fingerprint the index, and size and time of every file: a header may name any of them."""
         facts = self.folder.facts(self.folder.walk(""))
-        return fingerprint([super().fingerprint(index), hashlib.sha256(facts.tobytes()).hexdigest()])
+        return fingerprint(
+            [super().fingerprint(index), hashlib.sha256(facts.tobytes()).hexdigest()]
+        )
 
     def _segments(self, names: list[str]) -> set[str]:
         """Find what belongs to a record of several segments.
