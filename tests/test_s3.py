@@ -29,7 +29,7 @@ from rayecg.core.experiment import ArchiveSettings, ShardSettings
 from rayecg.core.record import Record
 from rayecg.core.remote import RemoteFolder
 from rayecg.core.shard_format import read_records, shard_files
-from rayecg.core.storage import open_folder
+from rayecg.core.storage import open_folder, shown_path
 from rayecg.shards.build import make_shards
 
 
@@ -214,7 +214,7 @@ def test_a_folder_of_another_kind(store, archives):
     ],
 )
 def test_what_is_shown_of_a_uri(uri, shown):
-    assert remote._without_secrets(uri)[0] == shown
+    assert shown_path(uri) == shown
 
 
 READ_ELSEWHERE = """
