@@ -86,7 +86,7 @@ def calibrate(path: str, rate: int | None) -> dict[str, object]:
         leads, fs = records[0].leads, records[0].fs
         digital_NLT = np.stack([record.digital_LT for record in records])
         gain_NL = np.stack([record.gain_L for record in records])
-        own = quality.measure(digital_NLT, gain_NL, gain_NL, fs, leads)
+        own = quality.measure(digital_NLT, gain_NL, fs, leads)
         found.append(own)
         names += quality.flags(own, leads)
         wide_NLT = digital_NLT[:, [leads.index(lead) for lead in ("I", "II", "V6")]].astype(
@@ -96,7 +96,7 @@ def calibrate(path: str, rate: int | None) -> dict[str, object]:
             limbs = change(wide_NLT[:, 0], wide_NLT[:, 1])
             changed_NLT = np.stack([*limbs, wide_NLT[:, 2]], axis=1)
             three_NL = gain_NL[:, :3]
-            of = quality.measure(changed_NLT, three_NL, three_NL, fs, ("I", "II", "V6"))
+            of = quality.measure(changed_NLT, three_NL, fs, ("I", "II", "V6"))
             reversed_[name].append(of.reversal_N)
     table = pd.read_csv(Path(path) / DATABASE, dtype={"ecg_id": str}).set_index("ecg_id").loc[ids]
     norm_N = np.array(
@@ -152,7 +152,7 @@ def speed() -> dict[str, float]:
         seconds = []
         for _ in range(11):
             started = time.perf_counter()
-            own = quality.measure(digital_NLT, gain_NL, gain_NL, fs, STANDARD_LEADS)
+            own = quality.measure(digital_NLT, gain_NL, fs, STANDARD_LEADS)
             quality.flags(own, STANDARD_LEADS)
             seconds.append(time.perf_counter() - started)
         times[f"us_per_record_12x{n_times}"] = min(seconds[1:]) / BATCH * 1e6

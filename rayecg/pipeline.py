@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from rayecg.archives.wfdb_reader import Checks
 from rayecg.core.catalogue import look_up
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import (
+    ArchitectureSettings,
     ArchiveSettings,
     Experiment,
     ScoreSettings,
     ShardSettings,
+    TrainSettings,
 )
 from rayecg.core.files import (
     fingerprint,
@@ -37,7 +40,8 @@ from rayecg.core.settings import to_tree
 from rayecg.core.shard_format import RECORDS
 from rayecg.core.storage import shown_path
 from rayecg.core.versions import code_fingerprint
-from rayecg.models.catalogue import ModelInputs, build_model
+from rayecg.models.catalogue import ARCHITECTURES, ModelInputs, build_model, input_of
+from rayecg.tasks.split import splits_of
 from rayecg.tasks.task import Task, example_table, load_task
 
 if TYPE_CHECKING:
@@ -154,16 +158,11 @@ def _prepare(experiment: Experiment, folders: Folders) -> tuple[Task, str]:
     archive = open_archive(ensure_archive(experiment.archive, folders.archive))
     task = load_task(experiment.task, experiment.archive.kind)
     manifest = build(archive, experiment.shards, folders.shards)
-    write_json(folders.work / "task.json", _task_tree(task))
-    examples = example_table(task, read_table(folders.shards / RECORDS))
+    splits = splits_of(task, experiment.split)
+    write_json(folders.work / "task.json", to_tree(dataclasses.replace(task, split=splits[0])))
+    examples = example_table(task, read_table(folders.shards / RECORDS), splits)
     write_table(folders.examples, examples)
     return task, manifest["key"]
-
-
-def _task_tree(task: Task) -> dict[str, Any]:
-    tree = to_tree(task)
-    del tree["label_of"]
-    return tree
 
 
 def check_experiment(experiment: Experiment) -> None:
@@ -172,52 +171,76 @@ def check_experiment(experiment: Experiment) -> None:
     Raises
     ------
     SettingsError
-        For an unknown task, architecture, hyperparameter or archive kind.
+        For an unknown task, architecture, hyperparameter or archive kind, an input that an
+        architecture cannot read, or a loss that does not fit the task.
     """
+    from rayecg.train.losses import check_loss
+
     task = load_task(experiment.task, experiment.archive.kind)
+    splits_of(task, experiment.split)
     look_up(ARCHIVES, experiment.archive.kind, "archive kind")
     if experiment.archive.kind == "synthetic":
         _synthetic_settings(experiment.archive)
     else:
         open_archive(experiment.archive)
-    inputs = ModelInputs.of(experiment.input)
     for architecture in experiment.architectures:
+        settings = input_of(architecture, experiment.input)
+        training = _training_of(architecture, experiment)
+        check_loss(task.kind, training.loss)
+        asked = {"rhythm", "beat_shape"} & set(settings.features)
+        if asked and task.unit != "beat":
+            raise SettingsError(
+                f"input.features: {', '.join(sorted(asked))}: expected a task of beats, "
+                f"{task.name} is one of recordings"
+            )
+        inputs = ModelInputs.of(settings)
         with torch.device("meta"):
             build_model(architecture.name, inputs, len(task.labels), architecture.hyperparameters)
 
 
+def _training_of(architecture: ArchitectureSettings, experiment: Experiment) -> TrainSettings:
+    origin = f"architectures: {architecture.title}"
+    return architecture.train.applied_to(experiment.train, origin, "train")
+
+
 def plan_runs(experiment: Experiment, task: Task, shards_key: str, synthetic: bool) -> list[Any]:
-    """List the runs: all architectures with the first seed, then with the next."""
-    from rayecg.train.loop import Run
+    """List the runs: all architectures with the first seed on the first fold, then the next fold."""
+    from rayecg.train.run import Run
 
     runs = []
     code = code_fingerprint(*TRAINING_ROOMS)
-    training = to_tree(experiment.train)
-    del training["failure"]  # how often a run is tried again does not change it
-    for seed in experiment.seeds:
-        for architecture in experiment.architectures:
-            decides = [
-                to_tree(architecture),
-                seed,
-                _task_tree(task),
-                to_tree(experiment.input),
-                training,
-                shards_key,
-                code,
-            ]
-            runs.append(
-                Run(
-                    name=f"{architecture.title}-seed{seed}",
-                    key=fingerprint(decides),
-                    architecture=architecture,
-                    seed=seed,
-                    task=task,
-                    input=experiment.input,
-                    settings=experiment.train,
-                    shards_key=shards_key,
-                    synthetic=synthetic,
-                )
+    everyone = itertools.product(
+        experiment.seeds, splits_of(task, experiment.split), experiment.architectures
+    )
+    for seed, split, architecture in everyone:
+        own = dataclasses.replace(task, split=split)
+        settings = input_of(architecture, experiment.input)
+        training = _training_of(architecture, experiment)
+        decisive = to_tree(training)
+        del decisive["failure"]  # how often a run is tried again does not change it
+        decides = [
+            to_tree(architecture),
+            seed,
+            to_tree(own),
+            to_tree(settings),
+            decisive,
+            shards_key,
+            code,
+        ]
+        fold = "" if split.fold is None else f"-fold{split.fold}"
+        runs.append(
+            Run(
+                name=f"{architecture.title}{fold}-seed{seed}",
+                key=fingerprint(decides),
+                architecture=architecture,
+                seed=seed,
+                task=own,
+                input=settings,
+                settings=training,
+                shards_key=shards_key,
+                synthetic=synthetic,
             )
+        )
     return runs
 
 
@@ -247,6 +270,30 @@ def train(experiment: Experiment, out: str | Path) -> list[dict[str, Any]]:
     folders = Folders.of_training(out)
     with only_job_on(folders.out), ray_session(experiment.ray):
         return _train(experiment, folders)
+
+
+def measure_architectures(out: str | Path, names: Sequence[str] | None = None) -> str:
+    """Measure what each architecture costs, and write the table; gives its text.
+
+    Raises
+    ------
+    SettingsError
+        If a name is unknown.
+    """
+    from rayecg.report.architectures import write_architectures
+    from rayecg.train.cost import BASE, cost
+
+    names = list(names or ARCHITECTURES)
+    for name in names:
+        look_up(ARCHITECTURES, name, "architecture")
+    with only_job_on(Path(out)):
+        progress = Progress("architectures", len(names), "architectures")
+        rows = []
+        for i, name in enumerate(names):
+            rows.append(cost(name))
+            progress.update(i + 1, name)
+        progress.done()
+        return write_architectures(rows, BASE, torch.get_num_threads(), Path(out))
 
 
 def score(
@@ -339,6 +386,7 @@ def note_looks(folders: Folders, runs: Sequence[str]) -> None:
             "task_version": card["task"]["version"],
             "shards_key": card["training"]["shards_key"],
             "split": "test",
+            "fold": card["training"]["fold"],
         }
         if look not in looks:
             looks.append(look)

@@ -70,7 +70,6 @@ def write_benchmark(out: Path, kind: str = "recordings", synthetic: bool = True)
         },
     )
     tree = to_tree(task)
-    del tree["label_of"]
     write_json(work / "task.json", tree)
     write_table(work / "examples.parquet", example_table(task, table.drop_columns([SIGNAL])))
     write_text(

@@ -380,7 +380,7 @@ def test_brackets_that_do_not_fit_are_refused(tmp_path, symbols):
 
 
 def test_every_beat_symbol_has_a_class_or_is_left_out():
-    mapped = set(load_task(TaskSettings("mitbih_aami5")).label_of)
+    mapped = set(load_task(TaskSettings("mitbih_aami5")).codes)
     left_out = {"B", "n", "r", "?"}  # named with their reasons in the task's file
     assert mapped | left_out == BEAT_SYMBOLS
     assert not mapped & left_out

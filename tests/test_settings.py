@@ -11,9 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayecg.core.errors import SettingsError
-from rayecg.core.experiment import ArchitectureSettings, Experiment, InputSettings
+from rayecg.core.experiment import (
+    ArchitectureSettings,
+    Experiment,
+    ImageSettings,
+    InputSettings,
+)
 from rayecg.core.session import RaySettings
-from rayecg.core.settings import build, load_settings, to_tree
+from rayecg.core.settings import Overrides, build, load_settings, to_tree
 from rayecg.tasks.task import load_task
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "jobs" / "experiments"
@@ -56,9 +61,10 @@ ray: {num_cpus: 2}
     assert found.archive.rate == 500
     assert found.shards.checks == "flag"
     assert found.task.minimum_likelihood == 50.0
-    assert found.input == InputSettings(100, 5.0, ("I", "II"), (0.5, 40.0))
-    assert isinstance(found.input.duration_s, float)
-    assert found.input.n_times == 500
+    own = found.input.applied_to(InputSettings(), "defaults")
+    assert own == InputSettings(100, 5.0, ("I", "II"), (0.5, 40.0))
+    assert isinstance(own.duration_s, float)
+    assert own.n_times == 500
     assert found.architectures == (
         ArchitectureSettings("simple_cnn1d"),
         ArchitectureSettings("simple_cnn1d", {"hidden": 128}, "wide"),
@@ -120,8 +126,23 @@ def test_wrong_types_name_the_place(tmp_path, text, expected):
         ("archive: {n_records: -1}", "archive: n_records: expected more than 0, came -1"),
         ("shards: {records_per_shard: 0}", "shards: records_per_shard: expected more than 0"),
         ("score: {batch_size: 0}", "score: batch_size: expected more than 0"),
-        ("input: {leads: []}", "input: leads: expected at least one"),
-        ("input: {bandpass_hz: [40, 0.5]}", "input: bandpass_hz: expected 0 < low < high"),
+        ("input: {leeds: [I]}", "unknown key 'input.leeds' (nearest: leads)"),
+        ("input: {leads: [1]}", "input.leads[0]: expected text, came 1"),
+        ("input: [I]", "input: expected a section of keys and values"),
+        ("input: {image: {siz: 64}}", "unknown key 'input.image.siz' (nearest: size)"),
+        ("input: {image: {size: big}}", "input.image.size: expected a whole number"),
+        ("input: {metadata: [weight]}", "input.metadata[0]: expected one of age, sex"),
+        (
+            "architectures: [{name: simple_cnn1d, train: {epoch: 3}}]",
+            "unknown key 'architectures[0].train.epoch' (nearest: epochs)",
+        ),
+        (
+            "architectures: [{name: simple_cnn1d, train: {scaling: {num_workers: 2}}}]",
+            "architectures[0]: train: scaling is the same for all architectures",
+        ),
+        ("split: {protocol: kfold, k: 2}", "split: k: expected 3 or more, came 2"),
+        ("split: {fractions: [0.5, 0.5, 0.5]}", "split: fractions: expected three above 0"),
+        ("train: {plateau_factor: 1.0}", "train: plateau_factor: expected between 0 and 1"),
         ("ray: {num_cpus: 0}", "ray: num_cpus: expected at least 1, came 0"),
         ("architectures: []", "architectures, seeds: expected at least one of each"),
         ("seeds: []", "architectures, seeds: expected at least one of each"),
@@ -146,13 +167,27 @@ def test_numbers_without_a_dot_are_numbers(tmp_path, text, value):
     assert load(tmp_path, "", f"train.learning_rate={text}").train.learning_rate == value
 
 
+def test_what_differs_is_kept_apart_from_what_it_differs_from(tmp_path):
+    text = "input: {image: mtf, fs: 50}\nsplit: holdout"
+    found = load(tmp_path, text, "input.image.size=64", "input.metadata=[age]")
+    assert found.input == {"image": {"kind": "mtf", "size": 64}, "fs": 50, "metadata": ["age"]}
+    assert found.split.protocol == "holdout"
+    declared = InputSettings(duration_s=4.0, image=ImageSettings("gadf", 32, n_bins=9))
+    changed = found.input.applied_to(declared, "here")
+    assert changed == dataclasses.replace(
+        declared, fs=50, metadata=("age",), image=ImageSettings("mtf", 64, n_bins=9)
+    )
+    with pytest.raises(SettingsError, match=r"here: x: image.size: expected at most the window's"):
+        Overrides({"image": {"size": 1000}}).applied_to(changed, "here", "x")
+
+
 def test_overrides(tmp_path):
     text = "name: mine\ntrain: {epochs: 3}\ninput:"
     found = load(
         tmp_path, text, "train.epochs=5", "input.leads=[I]", "archive.path=/data", "seeds=[7]"
     )
     assert (found.name, found.train.epochs) == ("mine", 5)
-    assert (found.input.leads, found.archive.path, found.seeds) == (("I",), "/data", (7,))
+    assert (found.input, found.archive.path, found.seeds) == ({"leads": ["I"]}, "/data", (7,))
     assert load(tmp_path, text, "train.epochs=5", "train.epochs=6").train.epochs == 6
     assert load(tmp_path, text, "shards.fs=").shards.fs is None
 

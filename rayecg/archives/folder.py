@@ -56,10 +56,8 @@ class WfdbFolder(Archive):
                 continue
             try:
                 segments = read_header(self.folder, name).segments or ()
-            except (
-                RecordError
-            ):  # the shards stage meets the same error and gives the record its row
-                continue
+            except RecordError:
+                continue  # the shards stage meets the same error and gives the record its row
             above = name[: name.rfind("/") + 1]
             own = {above + segment.name for segment in segments}
             found |= {segment for segment in own if segment.startswith(name) and segment != name}

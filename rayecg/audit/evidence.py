@@ -14,7 +14,7 @@ from rayecg.tasks.task import SPLITS
 
 
 class Evidence:
-    """The evidence of one benchmark; a part that was never written is None.
+    """The evidence of one benchmark, or of one of its folds; what was never written is None.
 
     Parameters
     ----------
@@ -24,6 +24,22 @@ class Evidence:
 
     def __init__(self, work: Path) -> None:
         self.work = Path(work)
+        self.fold: int | None = None
+
+    @cached_property
+    def folds(self) -> list[Evidence]:
+        """The evidence of each fold; this one alone if there is one split."""
+        every = self.every_example
+        if every is None or "fold" not in every or every["fold"].isna().all():
+            return [self]
+        found = []
+        for fold in sorted(every["fold"].dropna().unique()):
+            one = Evidence(self.work)
+            one.fold = int(fold)
+            for name in ("task", "shards", "records", "every_example"):  # read once for all
+                one.__dict__[name] = getattr(self, name)
+            found.append(one)
+        return found
 
     @cached_property
     def task(self) -> dict[str, Any] | None:
@@ -45,10 +61,16 @@ class Evidence:
         return read_table(folder, columns=columns).to_pandas()
 
     @cached_property
-    def examples(self) -> pd.DataFrame | None:
-        """One row per example of the task."""
+    def every_example(self) -> pd.DataFrame | None:
+        """One row per example of the task and split."""
         file = self.work / "examples.parquet"
         return read_table(file).to_pandas() if file.exists() else None
+
+    @cached_property
+    def examples(self) -> pd.DataFrame | None:
+        """One row per example of the task."""
+        every = self.every_example
+        return every if every is None or self.fold is None else every[every["fold"] == self.fold]
 
     @cached_property
     def sides(self) -> pd.DataFrame | None:
@@ -75,14 +97,17 @@ class Evidence:
     def cards(self) -> dict[str, dict[str, Any] | None]:
         """The checkpoint card of each run that trained to its end; None if it has none.
 
-        `runs.json` lists the runs of the experiment; others are left from earlier ones.
+        `runs.json` lists the runs of the experiment; others are left from earlier ones. Of a fold,
+        its own runs.
         """
         listed = self.work / "runs.json"
         own = set(read_json(listed, list)) if listed.exists() else None
         found = {}
         for file in sorted((self.work / "train").glob("*/run.json")):
+            said = read_json(file)
             mine = own is None or file.parent.name in own
-            if mine and read_json(file).get("status") == "ok":
+            mine &= self.fold is None or said.get("fold") == self.fold
+            if mine and said.get("status") == "ok":
                 found[file.parent.name] = _json(file.parent / "checkpoint" / "card.json")
         return found
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from rayecg.audit.catalogue import RULES, load_rule
 from rayecg.audit.evidence import Evidence
 from rayecg.audit.findings import Finding
-from rayecg.core.files import write_json
+from rayecg.core.files import fingerprint, write_json
 from rayecg.core.settings import to_tree
 
 FINDINGS = "findings.json"
@@ -28,7 +30,37 @@ def audit(work: Path, out: Path) -> list[Finding]:
     list of Finding
         At least one for each rule.
     """
-    evidence = Evidence(Path(work).resolve())
-    findings = [finding for rule_id in RULES for finding in load_rule(rule_id)(evidence)]
+    folds = Evidence(Path(work).resolve()).folds
+    findings: list[Finding] = []
+    for rule_id in RULES:
+        findings += merged([(one.fold, load_rule(rule_id)(one)) for one in folds])
     write_json(Path(out) / FINDINGS, [to_tree(finding) for finding in findings])
     return findings
+
+
+def merged(per_fold: Sequence[tuple[int | None, Sequence[Finding]]]) -> list[Finding]:
+    """Put the findings of one rule on several folds together.
+
+    What is said of all folds alike is said once; anything else names its fold.
+    """
+    if len(per_fold) == 1:
+        return list(per_fold[0][1])
+    folds_of: dict[str, list[int | None]] = {}
+    first: dict[str, Finding] = {}
+    for fold, findings in per_fold:
+        for finding in findings:
+            same = fingerprint(to_tree(finding))
+            first.setdefault(same, finding)
+            folds_of.setdefault(same, []).append(fold)
+    found = []
+    for same, finding in first.items():
+        folds = folds_of[same]
+        everywhere = len(folds) == len(per_fold)
+        where = "each fold" if everywhere else f"fold {', '.join(map(str, folds))}"
+        evidence = {
+            **finding.evidence,
+            "text": f"{where}: {finding.evidence['text']}",
+            "folds": folds,
+        }
+        found.append(dataclasses.replace(finding, evidence=evidence))
+    return found

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from rayecg.core.session import RaySettings
+from rayecg.core.settings import Overrides
 
 STANDARD_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
@@ -72,11 +73,12 @@ class ShardSettings:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """Which label space; `minimum_likelihood` (0-100) overrides the task file's own."""
+    """Which label space; `minimum_likelihood` (0-100) and `primary_metric` override the task's own."""
 
     SHORTHAND: ClassVar[str] = "name"
     name: str = "ptbxl_superdiagnostic"
     minimum_likelihood: float | None = None
+    primary_metric: str | None = None
 
     def __post_init__(self) -> None:
         if self.minimum_likelihood is not None and not 0 <= self.minimum_likelihood <= 100:
@@ -86,16 +88,70 @@ class TaskSettings:
 
 
 @dataclass(frozen=True)
+class SplitSettings:
+    """Who trains, validates and tests.
+
+    `protocol` "task" is the task's own split; "kfold" tests on each of `k` groups of patients in
+    turn, validating on the next one; "holdout" divides the patients by `fractions`; "rotate" keeps
+    the task's test split and validates on each of `k` groups of its other patients in turn. Groups
+    are drawn by patient, with labels spread evenly, from `seed`. `exclude` leaves out records by id.
+    """
+
+    SHORTHAND: ClassVar[str] = "protocol"
+    protocol: Literal["task", "kfold", "holdout", "rotate"] = "task"
+    k: int = 5
+    fractions: tuple[float, float, float] = (0.70, 0.15, 0.15)
+    seed: int = 0
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        least = 3 if self.protocol == "kfold" else 2
+        if self.k < least:
+            raise ValueError(f"k: expected {least} or more, came {self.k}")
+        if self.seed < 0:
+            raise ValueError(f"seed: expected 0 or more, came {self.seed}")
+        if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-9:
+            raise ValueError(
+                f"fractions: expected three above 0 that add up to 1, came {self.fractions}"
+            )
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """The images that a 2-D network makes of its window, one a lead, `size` pixels square.
+
+    `kind`: Gramian angular summation or difference field, Markov transition field of `n_bins`
+    quantiles, or recurrence plot. `backend` "pyts" is the slow reference.
+    """
+
+    SHORTHAND: ClassVar[str] = "kind"
+    kind: Literal["gasf", "gadf", "mtf", "recurrence"] = "gasf"
+    size: int = 224
+    n_bins: int = 5
+    backend: Literal["torch", "pyts"] = "torch"
+
+    def __post_init__(self) -> None:
+        _positive(self, "size")
+        if self.n_bins < 2:
+            raise ValueError(f"n_bins: expected 2 or more, came {self.n_bins}")
+
+
+@dataclass(frozen=True)
 class InputSettings:
-    """What a network sees of a recording.
+    """What a network sees of a recording; every architecture declares its own.
 
     A window of `duration_s` at `fs` Hz of `leads`; for beat-wise tasks it is centred on the R peak.
     `bandpass_hz` filters the whole record before it is resampled; `normalisation` "record" makes
-    each lead of the record zero mean and unit variance, "none" leaves mV. `beats` says what becomes
-    of a record without annotated beats in a beat-wise task: "annotated" refuses it, "detected" lets
-    `rayecg.signal.beats` find them. Annotated beats are taken as they are, so that training and
-    evaluation always stand at them. `context_beats` asks for so many RR intervals either side of
-    each beat.
+    each lead of the record zero mean and unit variance, "none" leaves mV. `absent_leads` "zero" lets
+    a record without some of the leads be read as 0 there (and marked degraded), "refuse" does not.
+    `combine` says how the logits of a longer recording's windows become the record's.
+
+    `metadata` and `features` give the network columns of numbers beside the window (its side inputs,
+    see `rayecg.signal.side`); `image` says what a 2-D network makes of the window.
+
+    `beats` says what becomes of a record without annotated beats in a beat-wise task: "annotated"
+    refuses it, "detected" lets `rayecg.signal.beats` find them. Annotated beats are taken as they
+    are, so that training and evaluation always stand at them.
     """
 
     fs: int = 100
@@ -103,19 +159,29 @@ class InputSettings:
     leads: tuple[str, ...] = STANDARD_LEADS
     bandpass_hz: tuple[float, float] | None = None
     normalisation: Literal["none", "record"] = "none"
+    absent_leads: Literal["zero", "refuse"] = "zero"
+    combine: Literal["mean", "max"] = "mean"
+    metadata: tuple[Literal["age", "sex"], ...] = ()
+    features: tuple[Literal["rhythm", "beat_shape", "measurements"], ...] = ()
+    image: ImageSettings | None = None
     beats: Literal["annotated", "detected"] = "annotated"
-    context_beats: int = 0
 
     def __post_init__(self) -> None:
         _positive(self, "fs", "duration_s")
+        for name in ("leads", "metadata", "features"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}: expected each once, came {getattr(self, name)}")
         if not self.leads:
             raise ValueError("leads: expected at least one")
-        if self.context_beats < 0:
-            raise ValueError(f"context_beats: expected 0 or more, came {self.context_beats}")
         if self.n_times < 8:
             raise ValueError(f"fs x duration_s: expected 8 samples or more, came {self.n_times}")
         if self.bandpass_hz is not None and not 0 < self.bandpass_hz[0] < self.bandpass_hz[1]:
             raise ValueError(f"bandpass_hz: expected 0 < low < high, came {self.bandpass_hz}")
+        if self.image is not None and self.image.size > self.n_times:
+            raise ValueError(
+                f"image.size: expected at most the window's {self.n_times} samples, "
+                f"came {self.image.size}"
+            )
 
     @property
     def n_times(self) -> int:
@@ -125,12 +191,25 @@ class InputSettings:
 
 @dataclass(frozen=True)
 class ArchitectureSettings:
-    """One architecture of the catalogue and the hyperparameters that differ from its defaults."""
+    """One architecture of the catalogue, and what differs from its defaults.
+
+    `input` and `train` are for this architecture alone, and go before the experiment's own. `label`
+    names it in tables.
+    """
 
     SHORTHAND: ClassVar[str] = "name"
     name: str = "simple_cnn1d"
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     label: str | None = None
+    input: Overrides[InputSettings] = field(default_factory=Overrides)
+    train: Overrides[TrainSettings] = field(default_factory=Overrides)
+
+    def __post_init__(self) -> None:
+        shared = {"scaling", "failure"} & set(self.train)
+        if shared:
+            raise ValueError(
+                f"train: {', '.join(sorted(shared))} is the same for all architectures"
+            )
 
     @property
     def title(self) -> str:
@@ -167,19 +246,57 @@ class FailureSettings:
 class AugmentSettings:
     """How training windows are changed; 0 leaves a change out.
 
-    `shift_s` moves a window by up to so many seconds; `scale` multiplies it by a factor between
-    1 / (1 + scale) and 1 + scale; `noise` adds white noise of a deviation up to this (in the unit of
-    the input); `lead_dropout` is the probability that a lead is set to 0.
+    `shift_s` moves a window by up to so many seconds; `crop` sets all but a random stretch to 0,
+    which keeps at least a share of 1 - crop; `scale` multiplies by a factor between 1 / (1 + scale)
+    and 1 + scale; `noise` adds white noise of a deviation up to this, `wander` a baseline of 0.05 to
+    0.5 Hz and an amplitude up to this (in the unit of the input); `lead_dropout` is the probability
+    that a lead is set to 0; `mixup` is the parameter of the Beta distribution that two examples are
+    mixed by.
     """
 
     shift_s: float = 0.0
+    crop: float = 0.0
     scale: float = 0.0
     noise: float = 0.0
+    wander: float = 0.0
     lead_dropout: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.shift_s, self.scale, self.noise) < 0 or not 0 <= self.lead_dropout < 1:
-            raise ValueError("expected 0 or more, and lead_dropout below 1")
+        for name, value in vars(self).items():
+            top, below = (1, ", below 1") if name in ("crop", "lead_dropout") else (math.inf, "")
+            if not 0 <= value < top:
+                raise ValueError(f"{name}: expected 0 or more{below}, came {value}")
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What training makes small; see `rayecg.train.losses` for the formulas and their sources.
+
+    `name` "auto" is "bce" for multilabel tasks and "cross_entropy" for multiclass ones; "focal"
+    (`gamma`, and for multilabel tasks `alpha`) serves both, "asymmetric" (`gamma_positive`,
+    `gamma_negative`, `clip`) multilabel tasks. `class_weights` are taken from the training examples:
+    "sqrt_inverse" and "inverse" of each label's frequency, or for multilabel tasks "negatives", the
+    number of negatives a positive.
+    """
+
+    SHORTHAND: ClassVar[str] = "name"
+    name: Literal["auto", "bce", "cross_entropy", "focal", "asymmetric"] = "auto"
+    class_weights: Literal["none", "sqrt_inverse", "inverse", "negatives"] = "none"
+    gamma: float = 2.0
+    alpha: float | None = None
+    gamma_positive: float = 0.0
+    gamma_negative: float = 4.0
+    clip: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "gamma_positive", "gamma_negative"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: expected 0 or more, came {getattr(self, name)}")
+        if self.alpha is not None and not 0 < self.alpha < 1:
+            raise ValueError(f"alpha: expected between 0 and 1, came {self.alpha}")
+        if not 0 <= self.clip < 1:
+            raise ValueError(f"clip: expected 0 or more, below 1, came {self.clip}")
 
 
 @dataclass(frozen=True)
@@ -187,9 +304,9 @@ class TrainSettings:
     """How one run is trained; see `rayecg.train.loop`.
 
     `examples_per_epoch` draws that many training examples without replacement instead of all.
-    `loss` "auto" is binary cross-entropy for multilabel tasks and cross-entropy otherwise;
-    "weighted" scales classes by the square root of their inverse frequency among the training
-    examples.
+    `monitor` is what the best epoch, `patience` and the "plateau" schedule go by: the task's primary
+    metric on validation, or the loss there. "plateau" multiplies the learning rate by
+    `plateau_factor` after `plateau_patience` epochs without a better one.
     """
 
     epochs: int = 12
@@ -197,9 +314,12 @@ class TrainSettings:
     optimizer: Literal["adam", "adamw"] = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    schedule: Literal["constant", "cosine", "one_cycle"] = "one_cycle"
+    schedule: Literal["constant", "cosine", "one_cycle", "plateau"] = "one_cycle"
+    plateau_factor: float = 0.5
+    plateau_patience: int = 3
+    monitor: Literal["metric", "loss"] = "metric"
     patience: int | None = None
-    loss: Literal["auto", "weighted"] = "auto"
+    loss: LossSettings = field(default_factory=LossSettings)
     gradient_clip: float | None = 1.0
     examples_per_epoch: int | None = None
     augment: AugmentSettings = field(default_factory=AugmentSettings)
@@ -209,7 +329,11 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch_size", "learning_rate", "patience", "examples_per_epoch")
-        _positive(self, "gradient_clip")
+        _positive(self, "gradient_clip", "plateau_patience")
+        if not 0 < self.plateau_factor < 1:
+            raise ValueError(
+                f"plateau_factor: expected between 0 and 1, came {self.plateau_factor}"
+            )
         if self.batch_size % self.scaling.num_workers:
             raise ValueError(
                 f"batch_size: expected a multiple of scaling.num_workers "
@@ -234,14 +358,19 @@ class ScoreSettings:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Architectures x seeds on one task of one archive."""
+    """Architectures x seeds x splits on one task of one archive.
+
+    `input` holds what differs, for all architectures, from what each declares. It is an offer:
+    `image`, `metadata` and `features` reach the architectures that read them.
+    """
 
     name: str = "demo"
     title: str = ""
     archive: ArchiveSettings = field(default_factory=ArchiveSettings)
     shards: ShardSettings = field(default_factory=ShardSettings)
     task: TaskSettings = field(default_factory=TaskSettings)
-    input: InputSettings = field(default_factory=InputSettings)
+    split: SplitSettings = field(default_factory=SplitSettings)
+    input: Overrides[InputSettings] = field(default_factory=Overrides)
     architectures: tuple[ArchitectureSettings, ...] = (
         ArchitectureSettings("simple_cnn1d"),
         ArchitectureSettings("xresnet1d18"),

@@ -7,7 +7,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import yaml
 
@@ -15,6 +15,27 @@ from rayecg.core.catalogue import nearest
 from rayecg.core.errors import SettingsError
 
 T = TypeVar("T")
+
+
+class Overrides(dict[str, Any], Generic[T]):
+    """Some fields of a settings dataclass, checked like the whole when they are read.
+
+    A field that is a section itself holds the fields of that section that differ.
+    """
+
+    def applied_to(self, settings: T, origin: str, place: str = "") -> T:
+        """Give `settings` with these fields changed; see `load_settings` for the errors."""
+        tree = to_tree(settings)
+        _merge(tree, self)
+        return build(type(settings), tree, origin, place)
+
+
+def _merge(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -102,6 +123,28 @@ def build(kind: type[T], tree: Mapping[str, Any], origin: str, place: str = "") 
         raise SettingsError(f"{origin}: {place or 'settings'}: {error}") from None
 
 
+def _some_fields(kind: Any, tree: Mapping[str, Any], origin: str, place: str) -> dict[str, Any]:
+    """Check some fields of a dataclass, each by itself; sections keep what they say alone."""
+    hints = typing.get_type_hints(kind)
+    found = {}
+    for key, value in tree.items():
+        at = f"{place}.{key}"
+        if key not in hints:
+            raise SettingsError(f"{origin}: unknown key {at!r} ({nearest(str(key), hints)})")
+        sections: list[Any] = [
+            part
+            for part in (hints[key], *typing.get_args(hints[key]))
+            if dataclasses.is_dataclass(part)
+        ]
+        if sections and isinstance(value, Mapping):
+            found[key] = _some_fields(sections[0], value, origin, at)
+        elif sections and isinstance(value, str):
+            found[key] = {sections[0].SHORTHAND: value}
+        else:
+            found[key] = to_tree(_convert(hints[key], value, origin, at))
+    return found
+
+
 def to_tree(settings: Any) -> Any:
     """Give settings as plain dicts, lists and scalars, ready for YAML or JSON."""
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
@@ -137,6 +180,12 @@ def _convert(hint: Any, value: Any, origin: str, at: str) -> Any:
     base, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
+    if base is Overrides:
+        if value is None:
+            value = {}
+        if not isinstance(value, Mapping):
+            raise wrong("a section of keys and values")
+        return Overrides(_some_fields(arguments[0], value, origin, at))
     if base in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None

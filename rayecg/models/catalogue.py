@@ -5,13 +5,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from rayecg.core.catalogue import look_up, nearest
 from rayecg.core.errors import SettingsError
-from rayecg.core.experiment import InputSettings
+from rayecg.core.experiment import (
+    ArchitectureSettings,
+    ImageSettings,
+    InputSettings,
+)
+from rayecg.core.settings import Overrides
+from rayecg.signal.side import side_names
 
 ARCHITECTURES = {
     "resnet1d_wang": "rayecg.models.resnet1d_wang:ResNet1dWang",
@@ -21,19 +28,96 @@ ARCHITECTURES = {
     "xresnet1d101": "rayecg.models.xresnet1d:xresnet1d101",
 }
 
+M = TypeVar("M", bound=Callable[..., nn.Module])
+
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What goes into an architecture: windows of `leads` by `n_times` at `fs` Hz, in mV."""
+    """What goes into an architecture: windows of `leads` by `n_times` at `fs` Hz, in mV.
+
+    `side` names the columns of numbers that come beside each window; `image` says what images a 2-D
+    network makes of it.
+    """
 
     leads: tuple[str, ...]
     n_times: int
     fs: float
+    side: tuple[str, ...] = ()
+    image: ImageSettings | None = None
 
     @classmethod
     def of(cls, settings: InputSettings) -> ModelInputs:
         """Give what the prepared windows of these settings look like."""
-        return cls(settings.leads, settings.n_times, settings.fs)
+        return cls(
+            settings.leads, settings.n_times, settings.fs, side_names(settings), settings.image
+        )
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What an architecture declares of its input; `side` says that it can read side inputs."""
+
+    input: InputSettings = InputSettings()
+    side: bool = False
+
+
+def reads(side: bool = False, **fields: Any) -> Callable[[M], M]:
+    """Declare the input of an architecture: decorates its class or function.
+
+    Parameters
+    ----------
+    side
+        Whether it reads columns beside the window; taken as True if `metadata` or `features` are
+        declared.
+    fields
+        Those of `InputSettings` that differ from its defaults. Without `image`, it makes none.
+    """
+    declared = InputSettings(**fields)
+    side = side or bool(declared.metadata or declared.features)
+
+    def mark(make: M) -> M:
+        make.reads = Reads(declared, side)  # type: ignore[attr-defined]
+        return make
+
+    return mark
+
+
+def declared_reads(name: str) -> Reads:
+    """Give what an architecture declares of its input.
+
+    Raises
+    ------
+    SettingsError
+        If the name is unknown.
+    """
+    make = look_up(ARCHITECTURES, name, "architecture")
+    found: Reads = getattr(make, "reads", Reads())
+    return found
+
+
+def input_of(
+    architecture: ArchitectureSettings, offered: Overrides[InputSettings]
+) -> InputSettings:
+    """Give the input of an architecture in an experiment.
+
+    What it declares, changed by what the experiment offers to all, as far as it reads that, and then
+    by its own.
+
+    Raises
+    ------
+    SettingsError
+        If the values do not fit together, or its own ask for what it cannot read.
+    """
+    declared = declared_reads(architecture.name)
+    unread = {"image"} if declared.input.image is None else set()
+    unread |= set() if declared.side else {"metadata", "features"}
+    for key in unread & set(architecture.input):
+        if architecture.input[key]:
+            raise SettingsError(f"architectures: {architecture.title} reads no {key}")
+    common = {key: value for key, value in offered.items() if key not in unread}
+    origin = f"architectures: {architecture.title}"
+    found = Overrides[InputSettings](common).applied_to(declared.input, origin, "input")
+    return architecture.input.applied_to(found, origin, "input")
 
 
 def build_model(
@@ -57,6 +141,12 @@ def build_model(
         return make(inputs, n_outputs, **hyperparameters)
     except (TypeError, ValueError, RuntimeError) as error:
         raise SettingsError(f"architectures: {name}: {error}") from None
+
+
+def example_batch(inputs: ModelInputs, n_windows: int) -> tuple[torch.Tensor, ...]:
+    """Draw a batch that fits: windows, and the columns beside them if there are any."""
+    x_BLT = torch.randn(n_windows, len(inputs.leads), inputs.n_times)
+    return (x_BLT, torch.randn(n_windows, len(inputs.side))) if inputs.side else (x_BLT,)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -1,6 +1,6 @@
 """The one inference path: what `rayecg.load(...).predict` and the score stage both run.
 
-Legend: B record, W window, L lead, T time, C label.
+Legend: B record, W window, L lead, T time, M side column, C label.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rayecg.core.outputs import OperatingPoint, probabilities
 from rayecg.models.checkpoint import input_settings, load_checkpoint
 from rayecg.signal.beats import detect_beats, detection_lead
 from rayecg.signal.prepare import Prepared, check_shape, prepare
+from rayecg.signal.side import side_names
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Prediction:
     labels
         Names of the `C` axis.
     records
-        One row per record: the mean logit of its windows. Beat-wise tasks decide per beat, so
+        One row per record: its windows' logits combined. Beat-wise tasks decide per beat, so
         their records carry no decision.
     status
         `ok`, `degraded` (a probability, but a limit of the checkpoint is broken: no decision) or
@@ -82,22 +83,43 @@ class Prediction:
 
 
 def window_logits(
-    model: nn.Module, x_WLT: np.ndarray, batch_size: int, device: torch.device
+    model: nn.Module,
+    x_WLT: np.ndarray,
+    side_WM: np.ndarray,
+    batch_size: int,
+    device: torch.device,
 ) -> np.ndarray:
     """Give a network's logits for windows, in float64, windows by labels.
 
     Every batch is filled up to `batch_size`: the same arithmetic is done for a window whatever its
-    neighbours and their number. The network must be in evaluation mode.
+    neighbours and their number. The network must be in evaluation mode; `side_WM` is for those that
+    read columns beside the window, and has none for the others.
     """
-    batch_BLT = torch.zeros((batch_size, *x_WLT.shape[1:]), dtype=torch.float32)
+    batches = [
+        torch.zeros((batch_size, *values.shape[1:]), dtype=torch.float32)
+        for values in ((x_WLT, side_WM) if side_WM.shape[1] else (x_WLT,))
+    ]
     found = []
     with torch.inference_mode():
         for start in range(0, max(len(x_WLT), 1), batch_size):
-            part = torch.from_numpy(np.array(x_WLT[start : start + batch_size]))
-            batch_BLT[: len(part)] = part
-            batch_BLT[len(part) :] = 0.0
-            found.append(model(batch_BLT.to(device))[: len(part)].double().cpu().numpy())
+            n = min(len(x_WLT) - start, batch_size)
+            for batch, values in zip(batches, (x_WLT, side_WM), strict=False):
+                batch[:n] = torch.from_numpy(np.array(values[start : start + n]))
+                batch[n:] = 0.0
+            logit_BC = model(*(batch.to(device) for batch in batches))
+            found.append(logit_BC[:n].double().cpu().numpy())
     return np.concatenate(found)
+
+
+def combine_logits(logit_WC: np.ndarray, start_N: np.ndarray, how: str) -> np.ndarray:
+    """Make one row of logits of the consecutive windows that begin at each start.
+
+    `how` is `InputSettings.combine`: their mean, or the largest for each label.
+    """
+    if how == "max":
+        return np.maximum.reduceat(logit_WC, start_N, axis=0)
+    sums_NC = np.add.reduceat(logit_WC, start_N, axis=0)
+    return sums_NC / np.diff(np.append(start_N, len(logit_WC)))[:, None]
 
 
 class Predictor:
@@ -144,15 +166,20 @@ class Predictor:
         leads
             Lead names, in the order of the second axis.
         metadata
-            One value per record under each name. Beat-wise checkpoints read `beat_times`: the R
-            peaks of each record in samples at `fs`; where there are none, a checkpoint whose input
-            says `beats: detected` finds them.
+            One value per record under each name; None where it is not known. Checkpoints whose
+            input says so read `age` (years) and `sex` (F or M). Beat-wise checkpoints read
+            `beat_times`: the R peaks of each record in samples at `fs`; where there are none, a
+            checkpoint whose input says `beats: detected` finds them.
         """
-        beats = (metadata or {}).get("beat_times", [None] * len(signal_BLT))
+        rows = [
+            {name: values[i] for name, values in (metadata or {}).items()}
+            for i in range(len(signal_BLT))
+        ]
         items: list[Prepared | Exception] = []
-        for signal_LT, times in zip(signal_BLT, beats, strict=True):
+        for signal_LT, row in zip(signal_BLT, rows, strict=True):
             try:
-                items.append(self.prepare(np.asarray(signal_LT), fs, leads, times))
+                times = row.get("beat_times")
+                items.append(self.prepare(np.asarray(signal_LT), fs, leads, times, row))
             except Exception as error:  # one record's trouble is that record's row
                 items.append(error)
         return self.answer(items)
@@ -163,6 +190,7 @@ class Predictor:
         fs: float,
         leads: Sequence[str],
         beat_times: Sequence[int] | np.ndarray | None = None,
+        row: Mapping[str, Any] | None = None,
     ) -> Prepared:
         """Cut one recording into windows; see `rayecg.signal.prepare.prepare`.
 
@@ -172,11 +200,11 @@ class Predictor:
             Also `no_beats`, if the task is beat-wise and there is none.
         """
         if self.unit != "beat":
-            return prepare(signal_LT, fs, leads, self.input)
+            return prepare(signal_LT, fs, leads, self.input, row=row)
         if beat_times is None or not len(beat_times):
             beat_times = self._find_beats(signal_LT, fs, leads)
         times = np.asarray(beat_times, dtype=np.int64)
-        return prepare(signal_LT, fs, leads, self.input, times)
+        return prepare(signal_LT, fs, leads, self.input, times, row=row)
 
     def _find_beats(self, signal_LT: np.ndarray, fs: float, leads: Sequence[str]) -> np.ndarray:
         if self.input.beats != "detected":
@@ -194,7 +222,9 @@ class Predictor:
         n_windows = [len(item.x_WLT) if isinstance(item, Prepared) else 0 for item in items]
         empty = np.empty((0, len(self.input.leads), self.input.n_times), dtype=np.float32)
         x_WLT = np.concatenate([empty, *(item.x_WLT for item in good)])
-        logit_WC = window_logits(self.model, x_WLT, self.batch_size, self.device)
+        no_side = np.empty((0, len(side_names(self.input))), dtype=np.float32)
+        side_WM = np.concatenate([no_side, *(item.side_WM for item in good)])
+        logit_WC = window_logits(self.model, x_WLT, side_WM, self.batch_size, self.device)
         window_record = np.repeat(np.arange(len(items)), n_windows)
         offsets = [item.offset_W for item in good]
         logit_BC = np.full((len(items), len(self.labels)), np.nan)
@@ -207,7 +237,7 @@ class Predictor:
                 item = RecordError("not_finite", "the network's output is not finite")
                 logit_WC[start - n : start] = np.nan
             if isinstance(item, Prepared):
-                logit_BC[i] = own_WC.mean(axis=0)
+                logit_BC[i] = combine_logits(own_WC, np.zeros(1, int), self.input.combine)[0]
                 status.append("degraded" if item.limits else "ok")
                 limits.append(item.limits)
                 errors.append(None)

@@ -135,8 +135,19 @@ class Benchmark:
 
     @cached_property
     def examples(self) -> pd.DataFrame:
-        """The examples of the task."""
-        return read_table(self.work / "examples.parquet").to_pandas()
+        """The examples of the task; where there are folds, one row for each of them."""
+        found: pd.DataFrame = read_table(self.work / "examples.parquet").to_pandas()
+        return found if "fold" in found else found.assign(fold=None)
+
+    @property
+    def n_folds(self) -> int:
+        """How many splits there are."""
+        return max(self.examples["fold"].nunique(), 1)
+
+    def split_examples(self, split: str, fold: int | None = None) -> pd.DataFrame:
+        """Give the examples of a split, of one fold where there are several."""
+        own = self.examples["split"] == split
+        return self.examples[own if fold is None else own & (self.examples["fold"] == fold)]
 
     @cached_property
     def findings(self) -> list[dict[str, Any]] | None:
@@ -214,7 +225,7 @@ class Benchmark:
         if given.duplicated(keys).any():
             twice = given.loc[given.duplicated(keys), "record_id"].iloc[0]
             raise DataError(f"score/{run}: record {twice!r} has more than one row for one example")
-        examples = self.examples[self.examples["split"] == split]
+        examples = self.split_examples(split, self.run_files[run].get("fold"))
         rows = examples.merge(given, on=keys, how="left", validate="many_to_one")
 
         def stack(output: str) -> np.ndarray:

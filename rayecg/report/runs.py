@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ _TEXT = ("run", "architecture", "task", "split", "status", "error", "verdict", "
 _FLAGS = ("chosen", "synthetic")
 _COUNTS = (
     "seed",
+    "fold",
     "n_parameters",
     "epochs",
     "best_epoch",
@@ -34,10 +36,10 @@ def schema(labels: Sequence[str]) -> pa.Schema:
     return pa.schema(
         [
             *(pa.field(name, pa.string()) for name in _TEXT[:4]),
-            pa.field("seed", pa.int64()),
+            *(pa.field(name, pa.int64()) for name in _COUNTS[:2]),
             *(pa.field(name, pa.string()) for name in _TEXT[4:]),
             *(pa.field(name, pa.bool_()) for name in _FLAGS),
-            *(pa.field(name, pa.int64()) for name in _COUNTS[1:]),
+            *(pa.field(name, pa.int64()) for name in _COUNTS[2:]),
             pa.field("seconds", pa.float64()),
             pa.field("examples_per_s", pa.float64()),
             *(
@@ -60,10 +62,10 @@ def collect_runs(benchmark: Benchmark) -> pd.DataFrame:
     """
     rows = [_row(benchmark, run, said) for run, said in benchmark.run_files.items()]
     rows += _absent(benchmark, rows)
-    best = _best(rows, f"validation_{benchmark.primary}")
+    best = _best(rows, f"validation_{benchmark.primary}", by_fold=benchmark.n_folds > 1)
     fields = schema(benchmark.labels)
     for row in rows:
-        row["chosen"] = row["run"] == best
+        row["chosen"] = row["run"] in best
     table = pa.Table.from_pylist([{n: row.get(n) for n in fields.names} for row in rows], fields)
     runs: pd.DataFrame = table.to_pandas()
     for name in _COUNTS:
@@ -80,7 +82,8 @@ def run_table(runs: pd.DataFrame, labels: Sequence[str]) -> pa.Table:
 
 def _row(benchmark: Benchmark, run: str, said: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {
-        name: said.get(name) for name in ("architecture", "task", "split", "seed", "n_parameters")
+        name: said.get(name)
+        for name in ("architecture", "task", "split", "seed", "fold", "n_parameters")
     }
     row |= {name: said.get(name) for name in ("epochs", "best_epoch", "seconds", "examples_per_s")}
     error = said.get("error")
@@ -110,37 +113,50 @@ def _row(benchmark: Benchmark, run: str, said: Mapping[str, Any]) -> dict[str, A
 
 def _absent(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Give rows to the runs that the experiment plans and that have no `run.json`."""
-    there = {(row["architecture"], row["seed"]) for row in rows}
+    there = {(row["architecture"], row["seed"], row["fold"]) for row in rows}
+    folds = sorted(benchmark.examples["fold"].dropna().unique()) or [None]
+    titles = [
+        settings if isinstance(settings, str) else settings.get("label") or settings["name"]
+        for settings in benchmark.experiment.get("architectures") or ()
+    ]
     missing = []
-    for settings in benchmark.experiment.get("architectures") or ():
-        title = settings if isinstance(settings, str) else settings.get("label") or settings["name"]
-        for seed in benchmark.experiment.get("seeds") or ():
-            if (title, seed) not in there:
-                missing.append(
-                    {
-                        "run": f"{title}, seed {seed}",
-                        "architecture": title,
-                        "task": benchmark.task["name"],
-                        "split": benchmark.task["split"]["name"],
-                        "seed": seed,
-                        "status": "not finished",
-                        "error": "planned by the experiment, and left no run.json",
-                        "synthetic": benchmark.synthetic,
-                        "data": benchmark.data_label,
-                        "verdict": "no figures",
-                    }
-                )
+    for title, seed, fold in itertools.product(
+        titles, benchmark.experiment.get("seeds") or (), folds
+    ):
+        if (title, seed, fold) not in there:
+            where = "" if fold is None else f", fold {fold}"
+            missing.append(
+                {
+                    "run": f"{title}{where}, seed {seed}",
+                    "architecture": title,
+                    "task": benchmark.task["name"],
+                    "split": benchmark.task["split"]["name"],
+                    "seed": seed,
+                    "fold": fold,
+                    "status": "not finished",
+                    "error": "planned by the experiment, and left no run.json",
+                    "synthetic": benchmark.synthetic,
+                    "data": benchmark.data_label,
+                    "verdict": "no figures",
+                }
+            )
     return missing
 
 
-def _best(rows: Iterable[Mapping[str, Any]], column: str) -> str | None:
-    """Name the finished run with the highest validation figure; the first of equals."""
-    best, name = float("-inf"), None
-    for row in rows:
-        value = row.get(column)
-        if row["status"] in ("ok", "not scored") and value is not None and value > best:
-            best, name = value, row["run"]
-    return name
+def _best(rows: Iterable[Mapping[str, Any]], column: str, by_fold: bool) -> set[str]:
+    """Name the finished run with the highest validation figure; the first of equals.
+
+    With folds, whose figures do not compare with one another, all finished runs of the architecture
+    with the highest mean.
+    """
+    done = pd.DataFrame([row for row in rows if row["status"] in ("ok", "not scored")])
+    if not len(done) or column not in done:
+        return set()
+    values = done.groupby("architecture" if by_fold else "run", sort=False)[column].mean()
+    if values.isna().all():
+        return set()
+    best = values.idxmax()
+    return set(done.loc[done["architecture" if by_fold else "run"] == best, "run"])
 
 
 def verdict(findings: Sequence[Mapping[str, Any]] | None, runs: Iterable[str]) -> str:

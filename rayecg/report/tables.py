@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,14 +90,17 @@ def per_class(
 
 
 def population(benchmark: Benchmark) -> pd.DataFrame:
-    """Count examples, records, patients and the positives of each label in each split."""
-    examples = benchmark.examples
+    """Count examples, records, patients and the positives of each label in each split.
+
+    Of several folds each has its rows.
+    """
     rows = []
-    for split in SPLITS:
-        own = examples[examples["split"] == split]
+    folds = sorted(benchmark.examples["fold"].dropna().unique()) or [None]
+    for fold, split in itertools.product(folds, SPLITS):
+        own = benchmark.split_examples(split, fold)
         rows.append(
             {
-                "split": split,
+                "split": split if fold is None else f"fold {fold}, {split}",
                 "examples": len(own),
                 "records": own["record_id"].nunique(),
                 "patients": own["patient_id"].nunique(),
@@ -109,6 +113,7 @@ def population(benchmark: Benchmark) -> pd.DataFrame:
 def left_out(benchmark: Benchmark) -> pd.DataFrame:
     """Count the examples that no figure rests on, by reason."""
     out = benchmark.examples[~benchmark.examples["split"].isin(SPLITS)]
+    out = out.drop_duplicates(["record_id", "offset"])  # the same in every fold
     counts = out.groupby("reason", dropna=False).agg(
         examples=("record_id", "size"), records=("record_id", "nunique")
     )

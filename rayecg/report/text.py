@@ -17,7 +17,9 @@ NOTHING_NOTE = (
     "without a negative one), a PPV without a positive decision, a spread over a single seed, a run "
     "that failed. Macro averages leave such labels out, and means such seeds."
 )
-SPREAD_NOTE = "± is the standard deviation: the spread over seeds, not a confidence interval."
+SPREAD_NOTE = (
+    "± is the standard deviation: the spread over seeds and folds, not a confidence interval."
+)
 
 METRIC_TITLES = {
     "macro_auroc": "macro AUROC",

@@ -53,8 +53,7 @@ def read_some(benchmark: Benchmark, record_ids: set[str]) -> dict[str, Record]:
 
 def recordings(benchmark: Benchmark) -> Iterator[Plot]:
     """Draw the first training recording that carries a label, and no other if there is one."""
-    examples = benchmark.examples
-    training = examples[examples["split"] == "train"]
+    training = benchmark.split_examples("train").drop_duplicates(["record_id", "offset"])
     targets = training[[f"target_{label}" for label in benchmark.labels]]
     first: dict[str, str] = {}
     for label in benchmark.labels:
@@ -152,8 +151,7 @@ def _paper(axes: Axes, width_mm: float, height_mm: float) -> None:
 
 def beats(benchmark: Benchmark) -> Iterator[Plot]:
     """Draw training beats of every label over one another, with their median."""
-    examples = benchmark.examples
-    training = examples[examples["split"] == "train"]
+    training = benchmark.split_examples("train").drop_duplicates(["record_id", "offset"])
     picked = {
         label: _pick(training[training[f"target_{label}"] == 1]) for label in benchmark.labels
     }

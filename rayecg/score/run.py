@@ -26,6 +26,7 @@ from rayecg.core.files import (
 )
 from rayecg.core.predictions import RECORD_COLUMNS, WINDOW_COLUMNS, label_fields, output_columns
 from rayecg.core.progress import Progress
+from rayecg.core.record import Record
 from rayecg.core.session import cluster_cpus
 from rayecg.core.units import Units, failure_as_row, raise_failures
 from rayecg.core.versions import code_fingerprint, versions
@@ -180,7 +181,7 @@ class UnitScorer:
             for name, predictor in self.predictors.items():
                 kind = (predictor.input, predictor.unit)
                 if kind not in prepared:
-                    prepared[kind] = [_prepare(predictor, found) for _, found in chunk]
+                    prepared[kind] = [_prepare(predictor, *item) for item in chunk]
                 prediction = predictor.answer(prepared[kind])
                 counts[name].update(prediction.status)
                 records, windows = tables[name]
@@ -198,11 +199,13 @@ class UnitScorer:
         return {"n_rows": n_rows}
 
 
-def _prepare(predictor: Predictor, found: Any) -> Prepared | Exception:
+def _prepare(
+    predictor: Predictor, row: Mapping[str, Any], found: Record | Exception
+) -> Prepared | Exception:
     if isinstance(found, Exception):
         return found
     try:
-        return predictor.prepare(found.physical, found.fs, found.leads, found.beat_times)
+        return predictor.prepare(found.physical, found.fs, found.leads, found.beat_times, row)
     except Exception as error:  # one record's trouble is that record's row
         return error
 

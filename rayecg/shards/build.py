@@ -203,8 +203,9 @@ def _finish(out: Path, plan: dict[str, Any], units: Units, names: list[str]) -> 
 def write_records(files: list[Path], to: Path) -> int:
     """Write the table of all records without their samples, and mark exact duplicates.
 
-    The later, in the order of the shards, of two records with the same waveform is flagged `duplicate:ID` with the first one's
-    id. Only then are all waveforms known, so the flag stands in this table alone.
+    The later, in the order of the shards, of two records with the same waveform is flagged
+    `duplicate:ID` with the first one's id. Only then are all waveforms known, so the flag stands in
+    this table alone.
 
     Parameters
     ----------

@@ -23,7 +23,6 @@ def assess(records: Sequence[Record]) -> list[Assessment]:
         measured = quality.measure(
             np.stack([record.digital_LT for record in own_records]),
             np.stack([record.gain_L for record in own_records]),
-            np.stack([record.baseline_L for record in own_records]),
             first.fs,
             first.leads,
         )

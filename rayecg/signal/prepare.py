@@ -1,19 +1,20 @@
 """From a recording in mV to the windows a network reads: one path for training and for scoring.
 
-Legend: W window, L lead, T time, K neighbouring RR interval.
+Legend: W window, L lead, T time, M side column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from rayecg.core.errors import RecordError
 from rayecg.core.experiment import InputSettings
-from rayecg.signal.beats import rr_context
 from rayecg.signal.filters import bandpass, bridge, resample
+from rayecg.signal.side import side_columns
 
 #: Above this share of invalid samples in the leads that are read, a record is degraded.
 MAX_INVALID = 0.2
@@ -32,15 +33,14 @@ class Prepared:
         peak for beats.
     limits
         The limits of the input that the recording breaks; empty if none.
-    rr_WK
-        float32, s: the `context_beats` RR intervals before each beat and as many after it, NaN where
-        the recording has none; None where windows are no beats, or no context is wanted.
+    side_WM
+        float32, the columns beside each window (see `rayecg.signal.side`); none for most networks.
     """
 
     x_WLT: np.ndarray
     offset_W: np.ndarray
     limits: tuple[str, ...]
-    rr_WK: np.ndarray | None = None
+    side_WM: np.ndarray
 
 
 def prepare(
@@ -50,12 +50,13 @@ def prepare(
     settings: InputSettings,
     beat_times: np.ndarray | None = None,
     rhythm_times: np.ndarray | None = None,
+    row: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """Cut a recording into the windows that a network reads.
 
     Leads are chosen by name, the whole record is filtered, resampled once (polyphase, with
-    anti-aliasing) and normalised, then cut. Absent leads reach the network as 0, invalid samples as
-    a straight line between their neighbours; a limit says so.
+    anti-aliasing) and normalised, then cut. Absent leads reach the network as 0 (or refuse the record,
+    if the input says so), invalid samples as a straight line between their neighbours; a limit says so.
 
     Parameters
     ----------
@@ -71,14 +72,17 @@ def prepare(
         R peaks in samples at `fs`: one window for each, centred. None cuts consecutive windows
         instead, the last one ending with the recording.
     rhythm_times
-        All R peaks of the recording, rising, `beat_times` among them: what RR intervals are taken
-        from. None if `beat_times` are all.
+        All R peaks of the recording, rising, `beat_times` among them: what rhythm is taken from. None
+        if `beat_times` are all.
+    row
+        What is known of the patient (`age`, `sex`), for networks that read it.
 
     Raises
     ------
     RecordError
-        `missing_leads` if the record has none of the wanted leads, `all_invalid` if those it has
-        hold no valid sample, `too_large` if its rate is far below the wanted one.
+        `missing_leads` if the record has none of the wanted leads, or not all where they must be,
+        `all_invalid` if those it has hold no valid sample, `too_large` if its rate is far below the
+        wanted one, `bad_annotation` if a beat lies outside the recording.
     ValueError
         If the array is not leads by times.
     """
@@ -86,7 +90,8 @@ def prepare(
     limits = []
     position = {lead: i for i, lead in enumerate(leads)}
     present = [lead for lead in settings.leads if lead in position]
-    if not present:
+    least = len(settings.leads) if settings.absent_leads == "refuse" else 1
+    if len(present) < least:
         raise RecordError(
             "missing_leads",
             f"expected leads {' '.join(settings.leads)}, the record has {' '.join(leads)}",
@@ -119,13 +124,18 @@ def prepare(
     n_times, scale = settings.n_times, settings.fs / fs
     if beat_times is not None:
         beat_W = np.asarray(beat_times)
-        start_W = np.round(beat_W * scale).astype(np.int64) - n_times // 2
-        rr_WK = None
-        if settings.context_beats:
-            rhythm = np.unique(beat_W if rhythm_times is None else rhythm_times)
-            around = rr_context(rhythm, fs, settings.context_beats, settings.context_beats)
-            rr_WK = around[np.searchsorted(rhythm, beat_W)]
-        return Prepared(_cut(x_LT, start_W, n_times), beat_W, tuple(limits), rr_WK)
+        outside = (beat_W < 0) | (beat_W >= np.shape(signal_LT)[1])
+        if outside.any():
+            raise RecordError(
+                "bad_annotation",
+                f"expected beats within {np.shape(signal_LT)[1]} samples, one stands at "
+                f"{beat_W[outside][0]}",
+            )
+        rhythm = np.unique(beat_W if rhythm_times is None else rhythm_times)
+        centre_W, rhythm = (np.round(b * scale).astype(np.int64) for b in (beat_W, rhythm))
+        x_WLT = _cut(x_LT, centre_W - n_times // 2, n_times)
+        side_WM = side_columns(settings, x_LT, len(x_WLT), row, centre_W, rhythm)
+        return Prepared(x_WLT, beat_W, tuple(limits), side_WM)
     length = x_LT.shape[1]
     if length < n_times:
         limits.append(f"too_short:{length / settings.fs:.2f} s")
@@ -135,7 +145,8 @@ def prepare(
     if len(start_W) > 1 and start_W[-1] - start_W[-2] < n_times // 10:
         start_W = start_W[:-1]
     offset_W = np.round(start_W / scale).astype(np.int64)
-    return Prepared(_cut(x_LT, start_W, n_times), offset_W, tuple(limits))
+    side_WM = side_columns(settings, x_LT, len(start_W), row, None, None)
+    return Prepared(_cut(x_LT, start_W, n_times), offset_W, tuple(limits), side_WM)
 
 
 def check_shape(signal_LT: np.ndarray, leads: Sequence[str]) -> None:

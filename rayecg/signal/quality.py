@@ -96,7 +96,6 @@ class Quality:
 def measure(
     digital_NLT: np.ndarray,
     gain_NL: np.ndarray,
-    baseline_NL: np.ndarray,
     fs: float,
     leads: Sequence[str],
 ) -> Quality:
@@ -106,8 +105,8 @@ def measure(
     ----------
     digital_NLT
         int16 or int32 samples; the smallest value of the type marks an invalid one.
-    gain_NL, baseline_NL
-        ADC units per mV, which may be negative, and the ADC value of 0 mV, which changes nothing.
+    gain_NL
+        ADC units per mV, which may be negative. The value of 0 mV changes nothing.
     fs
         Sampling rate in Hz.
     leads
@@ -145,8 +144,8 @@ def measure(
     shape, kind = digital_NLT.shape, digital_NLT.dtype
     if kind not in (np.int16, np.int32) or len(shape) != 3 or not shape[2]:
         raise ValueError(f"expected int16 or int32 records, leads, times, came {kind} {shape}")
-    if np.shape(gain_NL) != shape[:2] or np.shape(baseline_NL) != shape[:2]:
-        raise ValueError(f"expected {shape[0]} x {shape[1]} gains and as many baselines")
+    if np.shape(gain_NL) != shape[:2]:
+        raise ValueError(f"expected {shape[0]} x {shape[1]} gains, came {np.shape(gain_NL)}")
     if len(leads) != shape[1] or not 0 < fs < math.inf:
         raise ValueError(f"expected {shape[1]} leads and a rate, came {len(leads)} and {fs} Hz")
     # Memory from a shard may be read-only: if all is, there is one type to compile for.

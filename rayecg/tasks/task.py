@@ -3,65 +3,62 @@
 An example is what a figure counts: a recording, or one beat of it. `examples.parquet` lists them
 all with their split and targets; training, audit and report read it, so that there is one answer to
 who belongs where.
+
+Legend: N example, K code, C label.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rayecg.core.catalogue import nearest
-from rayecg.core.errors import SettingsError
+from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import TaskSettings
 from rayecg.core.settings import build, read_yaml
+from rayecg.tasks.split import OUTSIDE, SPLITS, Examples, Split, sides
 
 #: What runs can be chosen by; `metrics.classification.evaluate` computes them.
 PRIMARY_METRICS = ("macro_auroc", "macro_auprc", "macro_f1", "accuracy")
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Split:
-    """Which values of a column belong to which split; other records belong to none.
+class Codes:
+    """Matches what carries one code of `any` or more, and none of `none`."""
 
-    `name` is what tables call it.
-    """
-
-    name: str
-    by: Literal["strat_fold", "record_id", "patient_id"]
-    train: tuple[Any, ...]
-    validation: tuple[Any, ...]
-    test: tuple[Any, ...]
+    any: tuple[str, ...]
+    none: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        values = [*self.train, *self.validation, *self.test]
-        kind = int if self.by == "strat_fold" else str  # a number never equals a record's name
-        for value in values:
-            if type(value) is not kind:
-                raise ValueError(f"expected {self.by} as {kind.__name__}, came {value!r}")
-            if values.count(value) > 1:
-                raise ValueError(f"{self.by} {value!r} stands there twice")
+        if not self.any:
+            raise ValueError("any: expected at least one code")
+        both = set(self.any) & set(self.none)
+        if both:
+            raise ValueError(f"{min(both)!r} stands under any and under none")
 
-    def of(self, row: Mapping[str, Any]) -> str:
-        """Give the split of an index row: `train`, `validation`, `test` or `none`."""
-        for split in SPLITS:
-            if row[self.by] in getattr(self, split):
-                return split
-        return "none"
+    def match(self, carried_NK: np.ndarray, column_of: Mapping[str, int]) -> np.ndarray:
+        """Tell which examples match, from the codes that each carries."""
+        some_N, other_N = (
+            np.any(carried_NK[:, [column_of[code] for code in codes]], axis=1)
+            for codes in (self.any, self.none)
+        )
+        return np.asarray(some_N & ~other_N)
 
 
 @dataclass(frozen=True)
 class Task:
     """A label space with its population, split and primary metric.
 
-    `labels` maps each label to the archive's codes (statements of a record, or symbols of a beat)
-    that carry it. `minimum_likelihood` (percent) leaves out statements below it. `aliases` lists
-    patient ids that are known to be one person.
+    `labels` says which of the archive's codes (statements of a record, or symbols of a beat) make
+    each label. The population are the examples with a label, and those without that match
+    `negatives`. Statements below `minimum_likelihood` (percent) count as not stated, under `none` as
+    well. `aliases` lists patient ids that are known to be one person.
     """
 
     name: str
@@ -70,36 +67,38 @@ class Task:
     archives: tuple[str, ...]
     unit: Literal["record", "beat"]
     kind: Literal["multilabel", "multiclass"]
-    labels: dict[str, tuple[str, ...]]
+    labels: dict[str, Codes]
     split: Split
     primary_metric: str
+    negatives: Codes | None = None
     minimum_likelihood: float = 0.0
     aliases: tuple[tuple[str, ...], ...] = ()
-    label_of: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.primary_metric not in PRIMARY_METRICS:
-            raise ValueError(f"primary_metric: expected one of {', '.join(PRIMARY_METRICS)}")
-        for i, codes in enumerate(self.labels.values()):
-            for code in codes:
-                if code in self.label_of:
-                    raise ValueError(f"labels: {code!r} stands under two labels")
-                self.label_of[code] = i
+            raise ValueError(
+                f"primary_metric: expected one of {', '.join(PRIMARY_METRICS)}, "
+                f"came {self.primary_metric!r}"
+            )
+        if not self.labels:
+            raise ValueError("labels: expected at least one")
+        if self.kind == "multiclass" and self.negatives is not None:
+            raise ValueError("negatives: expected of multilabel tasks alone")
+        codes = [code for label in self.labels.values() for code in label.any]
+        for code in codes:
+            if codes.count(code) > 1:
+                raise ValueError(f"labels: {code!r} stands under two labels")
 
     @property
     def label_names(self) -> tuple[str, ...]:
         """The labels in the order of every `_C` axis."""
         return tuple(self.labels)
 
-    def targets(self, codes: Iterable[str], likelihoods: Iterable[float] | None) -> np.ndarray:
-        """Give the 0/1 targets of one example from its codes."""
-        target_C = np.zeros(len(self.labels), dtype=np.int8)
-        codes = list(codes)
-        stated = list(likelihoods) if likelihoods is not None else [100.0] * len(codes)
-        for code, likelihood in zip(codes, stated, strict=True):
-            if code in self.label_of and likelihood >= self.minimum_likelihood:
-                target_C[self.label_of[code]] = 1
-        return target_C
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Every code that decides anything, each once."""
+        named = [*self.labels.values(), *([self.negatives] if self.negatives else ())]
+        return tuple(dict.fromkeys(code for each in named for code in (*each.any, *each.none)))
 
 
 def task_names() -> list[str]:
@@ -109,12 +108,12 @@ def task_names() -> list[str]:
 
 
 def load_task(settings: TaskSettings, archive_kind: str | None = None) -> Task:
-    """Load a task by name, with the experiment's own minimum likelihood if it states one.
+    """Load a task by name, with what the experiment states otherwise.
 
     Raises
     ------
     SettingsError
-        If there is no such task, or it is not defined on the archive kind.
+        If there is no such task or metric, or it is not defined on the archive kind.
     """
     names = task_names()
     if settings.name not in names:
@@ -125,7 +124,9 @@ def load_task(settings: TaskSettings, archive_kind: str | None = None) -> Task:
         tree = read_yaml(file)
     if settings.minimum_likelihood is not None:
         tree["minimum_likelihood"] = settings.minimum_likelihood
-    task = build(Task, tree, f"task {settings.name}")
+    if settings.primary_metric is not None:
+        tree["primary_metric"] = settings.primary_metric
+    task = build_task(tree, f"task {settings.name}")
     if archive_kind is not None and archive_kind not in task.archives:
         raise SettingsError(
             f"task: {task.name} is defined on {', '.join(task.archives)}, not on {archive_kind}"
@@ -133,51 +134,132 @@ def load_task(settings: TaskSettings, archive_kind: str | None = None) -> Task:
     return task
 
 
-def example_rows(task: Task, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Give the examples of one record (an index row with `beat_times` and `beat_symbols`).
+def build_task(tree: Mapping[str, Any], origin: str) -> Task:
+    """Fill a task from a tree, where a label may be a plain list of the codes that make it."""
+    labels = tree.get("labels")
+    if isinstance(labels, dict):
+        in_full = {
+            name: {"any": codes} if isinstance(codes, list) else codes
+            for name, codes in labels.items()
+        }
+        tree = {**tree, "labels": in_full}
+    return build(Task, tree, origin)
+
+
+def example_table(task: Task, records: pa.Table, splits: Sequence[Split] = ()) -> pa.Table:
+    """List the examples of all records, in their order, once for each split.
 
     A record without any label of the task, or outside the protocol, keeps its rows with split
     `none` and the reason: it is counted and still scored, but neither trained nor evaluated on.
+
+    Parameters
+    ----------
+    task
+        What is asked of the records.
+    records
+        Columns of the index, and `beat_times` and `beat_symbols` for a task of beats.
+    splits
+        The task's own if none is given.
+
+    Returns
+    -------
+    pa.Table
+        `record_id, patient_id, strat_fold, offset, fold, split, reason`, and a `target_` column of 0
+        and 1 for each label. `fold` is null where there is one split.
+
+    Raises
+    ------
+    DataError
+        If there are fewer patients than groups to draw, or a record's lists differ in length.
     """
-    common = {name: row[name] for name in ("record_id", "patient_id", "strat_fold")}
-    split = task.split.of(row)
-    if task.unit == "record":
-        found = [(0, task.targets(row["codes"] or (), row["likelihoods"]))]
-    else:
-        beats = zip(row["beat_times"] or (), row["beat_symbols"] or (), strict=True)
-        found = [(time, task.targets([symbol], None)) for time, symbol in beats]
-    rows = []
-    for offset, target_C in found:
-        reason = None if target_C.any() else "no label of the task"
-        if split == "none":
-            reason = "outside the protocol"
-        rows.append(
-            {
-                **common,
-                "offset": int(offset),
-                "split": "none" if reason else split,
-                "reason": reason,
-                **{f"target_{n}": int(t) for n, t in zip(task.label_names, target_C, strict=True)},
-            }
-        )
-    return rows
-
-
-def example_table(task: Task, records: pa.Table) -> pa.Table:
-    """List the examples of all records (shard columns without the samples), in their order."""
-    rows = [example for row in records.to_pylist() for example in example_rows(task, row)]
-    schema = pa.schema(
-        [
-            pa.field("record_id", pa.string()),
-            pa.field("patient_id", pa.string()),
-            pa.field("strat_fold", pa.int16()),
-            pa.field("offset", pa.int64()),
-            pa.field("split", pa.string()),
-            pa.field("reason", pa.string()),
-            *(pa.field(f"target_{name}", pa.int8()) for name in task.label_names),
-        ]
+    examples = _examples(task, records)
+    known = pa.table(
+        {
+            "record_id": examples.column("record_id").cast(pa.string()),
+            "patient_id": examples.column("patient_id").cast(pa.string()),
+            "strat_fold": examples.column("strat_fold").cast(pa.int16()),
+            "offset": pa.array(examples.offset_N, pa.int64()),
+        }
     )
-    return pa.Table.from_pylist(rows, schema=schema)
+    targets = {
+        f"target_{name}": pa.array(column_N)
+        for name, column_N in zip(task.label_names, examples.target_NC.T, strict=True)
+    }
+    names = pa.array([*SPLITS, "none"])
+    reasons = pa.array([None, "no label of the task", "outside the protocol"], pa.string())
+    parts = []
+    for split in splits or (task.split,):
+        side_N = sides(split, examples)
+        reason_N = np.where(side_N == OUTSIDE, 2, np.where(examples.belongs_N, 0, 1))
+        side_N = np.where(reason_N > 0, OUTSIDE, side_N)
+        columns = {
+            "fold": pa.array([split.fold] * len(side_N), pa.int16()),
+            "split": names.take(pa.array(side_N)),
+            "reason": reasons.take(pa.array(reason_N)),
+            **targets,
+        }
+        part = known
+        for name, column in columns.items():
+            part = part.append_column(name, column)
+        parts.append(part)
+    return pa.concat_tables(parts)
+
+
+def _examples(task: Task, records: pa.Table) -> Examples:
+    by_beat = task.unit == "beat"
+    codes, row_N = _items(records, "beat_symbols" if by_beat else "codes", pa.string())
+    kept = np.ones(len(codes), dtype=bool)
+    if by_beat:
+        times, _ = _items(records, "beat_times", pa.int64(), row_N)
+        example, offset_N = np.arange(len(codes)), times.to_numpy()
+    else:
+        example, row_N = row_N, np.arange(records.num_rows)
+        offset_N = np.zeros(records.num_rows, dtype=np.int64)
+        kept = _likelihoods(records, example) >= task.minimum_likelihood
+    column_of = {code: column for column, code in enumerate(task.codes)}
+    found = pc.fill_null(pc.index_in(codes, value_set=pa.array(task.codes)), -1).to_numpy()
+    kept &= found >= 0
+    carried_NK = np.zeros((len(row_N), len(column_of)), dtype=bool)
+    carried_NK[example[kept], found[kept]] = True
+    target_NC = np.stack(
+        [label.match(carried_NK, column_of) for label in task.labels.values()], axis=1
+    )
+    belongs_N = np.asarray(target_NC.any(axis=1))
+    if task.negatives is not None:
+        belongs_N = belongs_N | task.negatives.match(carried_NK, column_of)
+    return Examples(records, row_N, offset_N, target_NC.astype(np.int8), belongs_N, task.aliases)
+
+
+def _likelihoods(records: pa.Table, row_of_code: np.ndarray) -> np.ndarray:
+    """Give the likelihood of every code in percent; where a record states none, they are certain."""
+    stated_R = records["likelihoods"].is_valid().to_numpy()
+    stated = stated_R[row_of_code]
+    likelihoods, _ = _items(records, "likelihoods", pa.float64(), row_of_code[stated])
+    found = np.full(len(row_of_code), 100.0)
+    found[stated] = likelihoods.to_numpy(zero_copy_only=False)
+    return found
+
+
+def _items(
+    records: pa.Table, name: str, kind: pa.DataType, rows: np.ndarray | None = None
+) -> tuple[pa.Array, np.ndarray]:
+    """Give the items of a column of lists, one after another, and the row of each.
+
+    Raises
+    ------
+    DataError
+        If they do not lie in the rows that are expected.
+    """
+    column = records[name].cast(pa.list_(kind)).combine_chunks()
+    found = pc.list_parent_indices(column).to_numpy()
+    if rows is not None and not np.array_equal(found, rows):
+        came_R, expected_R = (np.bincount(each, minlength=len(column)) for each in (found, rows))
+        first = int(np.flatnonzero(came_R != expected_R)[0])
+        raise DataError(
+            f"record {records['record_id'][first]}: expected {expected_R[first]} items in {name}, "
+            f"came {came_R[first]}"
+        )
+    return column.flatten(), found
 
 
 def target_matrix(task: Task, examples: pa.Table) -> np.ndarray:

@@ -1,33 +1,44 @@
 """Training and validation windows, decoded once and kept as memory-mapped arrays.
 
-Legend: W window, L lead, T time, C label.
+Legend: W window, L lead, T time, M side column, C label.
 
-All runs with the same input share the files, and all workers of a node their pages. Records of other
-splits are dropped as they are read.
+All runs with the same input share the files, also those of other folds, and all workers of a node
+their pages. Examples that no run trains or validates on are dropped as their records are read.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayecg.core.errors import DataError, RecordError
 from rayecg.core.experiment import InputSettings
-from rayecg.core.files import fingerprint, read_json, read_table, replacing_folder, write_json
+from rayecg.core.files import (
+    fingerprint,
+    read_json,
+    read_table,
+    replacing_folder,
+    write_json,
+    write_table,
+)
 from rayecg.core.settings import to_tree
 from rayecg.core.shard_format import read_records, shard_files
 from rayecg.core.versions import code_fingerprint
 from rayecg.signal.prepare import prepare
+from rayecg.signal.side import side_names
 from rayecg.tasks.task import Task, target_matrix
 
 #: The splits that training may read.
 READ = ("train", "validation")
+#: What names an example.
+KEYS = ["record_id", "offset"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +47,10 @@ class Windows:
 
     Attributes
     ----------
-    x_WLT
-        float32 memory map.
+    all_WLT, all_WM
+        float32 memory maps of the windows of all splits, and of the columns beside them.
+    row_W
+        Which of them are this split's.
     target_WC
         0/1 targets of the example each window belongs to.
     example_W
@@ -46,18 +59,26 @@ class Windows:
         The split's examples: `record_id`, `offset`, `patient_id`, targets.
     """
 
-    x_WLT: np.ndarray
+    all_WLT: np.ndarray
+    all_WM: np.ndarray
+    row_W: np.ndarray
     target_WC: np.ndarray
     example_W: np.ndarray
     examples: pa.Table
 
     def __len__(self) -> int:
-        return len(self.x_WLT)
+        return len(self.row_W)
 
     @property
     def n_used(self) -> int:
         """How many of the examples have a window; the others' records could not be prepared."""
         return len(np.unique(self.example_W))
+
+    def take(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Copy some of the windows, and the columns beside them, out of the files."""
+        # Rising rows are read in the order they lie in.
+        rows, back = np.unique(self.row_W[windows], return_inverse=True)
+        return self.all_WLT[rows][back], self.all_WM[rows][back]
 
 
 def resident_windows(
@@ -83,16 +104,24 @@ def resident_windows(
     """
     folder = build_windows(shards, shards_key, examples, task, settings, cache)
     table = _read_examples(examples)
+    if task.split.fold is not None:
+        table = table.filter(pc.field("fold") == task.split.fold)
     dropped = read_json(folder / "windows.json")["dropped"]
+    all_WLT, all_WM = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("x", "side"))
+    windows = read_table(folder / "windows.parquet").to_pandas()
     found = {}
     for split in READ:
         own = table.filter(pc.field("split") == split)
-        x_WLT = np.load(folder / f"{split}_x.npy", mmap_mode="r")
-        example_W = np.load(folder / f"{split}_example.npy")
-        if not len(x_WLT):
+        place = own.select(KEYS).to_pandas().reset_index(names="example")
+        here = windows.reset_index(names="row").merge(place, on=KEYS, how="inner")
+        here = here.sort_values(["example", "row"])
+        if not len(here):
             why = f" ({dropped[0][1]})" if dropped else ""
             raise DataError(f"{examples}: the split {split!r} has no example that can be used{why}")
-        found[split] = Windows(x_WLT, target_matrix(task, own)[example_W], example_W, own)
+        example_W = here["example"].to_numpy()
+        target_WC = target_matrix(task, own)[example_W]
+        row_W = here["row"].to_numpy()
+        found[split] = Windows(all_WLT, all_WM, row_W, target_WC, example_W, own)
     return found
 
 
@@ -101,10 +130,16 @@ def build_windows(
 ) -> Path:
     """Have the files of `resident_windows`; gives their folder."""
     code = code_fingerprint("core", "signal", "tasks")
-    folder = cache / fingerprint([shards_key, to_tree(settings), to_tree(task), code])
+    # Folds share most of their examples, so the files hold those of all folds once.
+    wanted = _read_examples(examples).select(KEYS).to_pandas().drop_duplicates()
+    content = hashlib.sha256("\n".join(wanted["record_id"]).encode())
+    content.update(wanted["offset"].to_numpy().tobytes())
+    folder = cache / fingerprint(
+        [shards_key, to_tree(settings), task.unit, content.hexdigest(), code]
+    )
     if not (folder / "windows.json").exists():
         with replacing_folder(folder) as beside:
-            _build(shards, _read_examples(examples), task, settings, beside)
+            _build(shards, wanted, task, settings, beside)
     return folder
 
 
@@ -113,43 +148,41 @@ def _read_examples(examples: Path) -> pa.Table:
 
 
 def _build(
-    shards: Path, table: pa.Table, task: Task, settings: InputSettings, folder: Path
+    shards: Path, wanted: pd.DataFrame, task: Task, settings: InputSettings, folder: Path
 ) -> None:
     """Prepare every window; an example whose record cannot be prepared is listed as dropped."""
-    place: dict[str, tuple[str, list[int]]] = {}
-    for split in READ:
-        own = table.filter(pc.field("split") == split)
-        rows_of: dict[str, list[int]] = defaultdict(list)
-        for i, record_id in enumerate(own["record_id"].to_pylist()):
-            rows_of[record_id].append(i)
-        place |= {record_id: (split, rows) for record_id, rows in rows_of.items()}
-    offsets = {split: _offsets(table, split) for split in READ}
-    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {split: [] for split in READ}
+    offsets_of: dict[str, list[int]] = defaultdict(list)
+    for record_id, offset in zip(wanted["record_id"], wanted["offset"], strict=True):
+        offsets_of[record_id].append(offset)
+    parts = [np.empty((0, len(settings.leads), settings.n_times), dtype=np.float32)]
+    sides = [np.empty((0, len(side_names(settings))), dtype=np.float32)]
+    owners: list[pd.DataFrame] = []
     dropped = []
     for file in shard_files(shards):
-        for row, record in read_records(file, set(place)):
-            split, rows = place[row["record_id"]]
-            beats = offsets[split][rows] if task.unit == "beat" else None
+        for row, record in read_records(file, set(offsets_of)):
+            offsets = np.array(offsets_of[row["record_id"]])
+            beats = offsets if task.unit == "beat" else None
             try:
                 made = prepare(
-                    record.physical, record.fs, record.leads, settings, beats, record.beat_times
+                    record.physical,
+                    record.fs,
+                    record.leads,
+                    settings,
+                    beats,
+                    record.beat_times,
+                    row,
                 )
             except RecordError as error:
                 dropped.append((row["record_id"], error.message))
                 continue
+            parts.append(made.x_WLT)
+            sides.append(made.side_WM)
             n = len(made.x_WLT)
-            owner_W = np.array(rows) if task.unit == "beat" else np.full(n, rows[0])
-            parts[split].append((made.x_WLT, owner_W))
-    shape = (0, len(settings.leads), settings.n_times)
-    for split, found in parts.items():
-        found.sort(key=lambda part: part[1][0])
-        x_WLT = np.concatenate([x for x, _ in found]) if found else np.empty(shape, np.float32)
-        owner_W = np.concatenate([o for _, o in found]) if found else np.empty(0, np.int64)
-        np.save(folder / f"{split}_x.npy", x_WLT)
-        np.save(folder / f"{split}_example.npy", owner_W)
+            offset_W = offsets if task.unit == "beat" else np.full(n, offsets[0])
+            owners.append(pd.DataFrame({"record_id": row["record_id"], "offset": offset_W}))
+    np.save(folder / "x.npy", np.concatenate(parts))
+    np.save(folder / "side.npy", np.concatenate(sides))
+    schema = pa.schema([("record_id", pa.string()), ("offset", pa.int64())])
+    owner_W = pd.concat(owners) if owners else pd.DataFrame({name: [] for name in KEYS})
+    write_table(folder / "windows.parquet", pa.Table.from_pandas(owner_W, schema, False))
     write_json(folder / "windows.json", {"dropped": dropped})
-
-
-def _offsets(table: pa.Table, split: str) -> np.ndarray:
-    column: Any = table.filter(pc.field("split") == split)["offset"]
-    return column.to_numpy()

@@ -26,8 +26,9 @@ from rayecg.core.errors import DataError, RayecgError
 from rayecg.core.experiment import ScalingSettings
 from rayecg.core.files import read_json, write_json
 from rayecg.core.progress import Progress
-from rayecg.train.loop import STATE, Run, Workers, train_run
+from rayecg.train.loop import train_run
 from rayecg.train.resident import build_windows, resident_windows
+from rayecg.train.run import STATE, Run, Workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,7 @@ def _write_report(places: Places, run: Run, **what: Any) -> None:
         "architecture": run.architecture.title,
         "task": run.task.name,
         "split": run.task.split.name,
+        "fold": run.task.split.fold,
         "seed": run.seed,
         "status": "ok",
         "error": None,

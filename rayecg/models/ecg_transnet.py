@@ -1,0 +1,179 @@
+"""ECG-TransNet: a residual network makes tokens of the signal, a Transformer encoder relates them.
+
+Legend: B record, L lead, T time, F feature, N token, H attention head, M side column.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rayecg.models.catalogue import ModelInputs, reads
+
+#: Wavelengths of the position embedding in s: from the width of a QRS to more than any window.
+WAVELENGTHS_S = (0.1, 30.0)
+
+
+def _conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv1d(n_in, n_out, kernel, stride=stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm1d(n_out),
+    )
+
+
+class _Block(nn.Module):
+    """Two convolutions around a shortcut."""
+
+    def __init__(self, n_in: int, n_out: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(
+            _conv(n_in, n_out, kernel, stride), nn.ReLU(), _conv(n_out, n_out, kernel)
+        )
+        same = n_in == n_out and stride == 1
+        self.shortcut = nn.Identity() if same else _conv(n_in, n_out, 1, stride)
+
+    def forward(self, x_BFT: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.convs(x_BFT) + self.shortcut(x_BFT))
+
+
+class _Layer(nn.Module):
+    """Self-attention and two linear layers, each with the layer norm before and a sum after."""
+
+    def __init__(self, width: int, n_heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, width),
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BNF: torch.Tensor) -> torch.Tensor:
+        parts_BNF = self.query_key_value(self.norm(x_BNF)).chunk(3, dim=2)
+        query, key, value = (
+            part_BNF.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for part_BNF in parts_BNF
+        )
+        seen_BHNF = functional.scaled_dot_product_attention(query, key, value)
+        x_BNF = x_BNF + self.dropout(self.output(seen_BHNF.transpose(1, 2).flatten(2)))
+        return x_BNF + self.dropout(self.feed_forward(x_BNF))
+
+
+class _SideEncoder(nn.Module):
+    """Columns beside the window, brought to one scale, and whether each is known, through one layer."""
+
+    def __init__(self, n_columns: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(n_columns)
+        self.linear = nn.Linear(2 * n_columns, width)
+
+    def forward(self, side_BM: torch.Tensor) -> torch.Tensor:
+        known_BM = 1 - torch.isnan(side_BM).to(side_BM.dtype)
+        # The norm goes by all rows, unknown ones too, so that it has no other rule for them.
+        scaled_BM = self.norm(torch.nan_to_num(side_BM, nan=0.0)) * known_BM
+        return torch.relu(self.linear(torch.cat([scaled_BM, known_BM], dim=1)))
+
+
+@reads(side=True)
+class EcgTransnet(nn.Module):
+    """A residual convolutional tokeniser, a Transformer encoder, pooling and a classifier.
+
+    A token is made of every eighth sample. Positions are sinusoids of the time from the window's
+    centre in s, so that a window of any length and rate has its own. What the classifier reads is the
+    mean of all tokens, the mean of those around the centre (for beats, that is the beat which is
+    meant), and the side inputs if there are any. 12 leads and 5 outputs make XXX parameters.
+
+    Parameters
+    ----------
+    inputs
+        Leads, times and rate of a window, and the columns beside it.
+    n_outputs
+        Number of labels.
+    widths
+        Filters of the tokeniser's residual stages, each of which halves the rate but for the first;
+        the stem before them halves it too. The last is the width of a token.
+    kernel
+        Of the tokeniser's convolutions.
+    n_layers, n_heads
+        Of the encoder.
+    hidden
+        Width between a layer's two linear ones.
+    side_width
+        Features that are made of the side inputs.
+    centre_s
+        Deviation (s) of the Gaussian that weighs the tokens around the centre.
+    dropout
+        In the encoder and before the last layer.
+
+    Notes
+    -----
+    Source: one of the project's five reference systems (a CNN-Transformer on MIT-BIH: a 1-D ResNet as
+    tokeniser, a Transformer encoder, global average pooling; windows of several beats, band-pass
+    0.5-35 Hz and z-score per record). Differs from the source by the second mean around the centre,
+    positions that count from it, and side inputs; by sizes, which are not stated there; and by layer
+    norms that stand before each part (Xiong et al. 2020) instead of after it (Vaswani et al. 2017).
+    """
+
+    def __init__(
+        self,
+        inputs: ModelInputs,
+        n_outputs: int,
+        widths: tuple[int, ...] = (32, 64, 128),
+        kernel: int = 5,
+        n_layers: int = 4,
+        n_heads: int = 4,
+        hidden: int = 256,
+        side_width: int = 32,
+        centre_s: float = 0.15,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        width = widths[-1]
+        if width % n_heads or width % 2:
+            raise ValueError(f"widths: expected {n_heads} even heads, came {width} features")
+        self.fs, self.centre_s = inputs.fs, centre_s
+        self.stride = 2 ** len(widths)
+        blocks = [_Block(widths[0], widths[0], kernel, 1)]
+        for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+            blocks.append(_Block(n_in, n_out, kernel, 2))
+        self.tokeniser = nn.Sequential(
+            _conv(len(inputs.leads), widths[0], 2 * kernel + 1, 2), nn.ReLU(), *blocks
+        )
+        self.encoder = nn.Sequential(
+            *(_Layer(width, n_heads, hidden, dropout) for _ in range(n_layers)), nn.LayerNorm(width)
+        )
+        n_columns = len(inputs.side)
+        self.side = _SideEncoder(n_columns, side_width) if n_columns else None
+        self.head = nn.Sequential(
+            nn.Linear(2 * width + (side_width if n_columns else 0), width),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, n_outputs),
+        )
+
+    def forward(self, x_BLT: torch.Tensor, side_BM: torch.Tensor | None = None) -> torch.Tensor:
+        """Give logits, records by labels."""
+        token_BNF = self.tokeniser(x_BLT).transpose(1, 2)
+        number_N = torch.arange(token_BNF.shape[1], device=x_BLT.device)
+        # Seconds from the window's centre, where a beat's R peak stands.
+        time_N = (number_N * self.stride - x_BLT.shape[2] // 2) / self.fs
+        token_BNF = self.encoder(token_BNF + position_embedding(time_N, token_BNF.shape[2]))
+        near_N = torch.softmax(-0.5 * (time_N / self.centre_s) ** 2, dim=0)
+        features = [token_BNF.mean(dim=1), near_N @ token_BNF]
+        if self.side is not None:
+            features.append(self.side(side_BM))
+        return self.head(torch.cat(features, dim=1))
+
+
+def position_embedding(time_N: torch.Tensor, n_features: int) -> torch.Tensor:
+    """Give sines and cosines of times (s) at geometrically spaced wavelengths: times by features."""
+    longest, shortest = WAVELENGTHS_S[1], WAVELENGTHS_S[0]
+    share = torch.linspace(0, 1, n_features // 2, device=time_N.device)
+    angle_NF = 2 * torch.pi * time_N[:, None] / (longest * (shortest / longest) ** share)
+    return torch.cat([angle_NF.sin(), angle_NF.cos()], dim=1)

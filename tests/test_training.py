@@ -1,0 +1,193 @@
+"""The training loop without Ray: schedules, resident windows, side inputs, fitted models."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rayecg.core.experiment import (
+    ArchitectureSettings,
+    InputSettings,
+    SplitSettings,
+    TaskSettings,
+    TrainSettings,
+)
+from rayecg.core.files import read_table, write_table
+from rayecg.models.checkpoint import load_checkpoint
+from rayecg.models.predictor import Predictor, combine_logits
+from rayecg.tasks.split import splits_of
+from rayecg.tasks.task import Task, example_table, load_task
+from rayecg.train.loop import train_run
+from rayecg.train.resident import Windows, resident_windows
+from rayecg.train.run import Run
+from rayecg.train.schedule import learning_rate, n_plateaus
+from tests.fake_benchmark import write_benchmark
+
+INPUT = InputSettings(fs=50, duration_s=4.0)
+METADATA = dataclasses.replace(INPUT, metadata=("age", "sex"))
+QUICK = TrainSettings(epochs=2, batch_size=8, examples_per_epoch=16)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_benchmark(tmp_path_factory.mktemp("fake") / "out") / "work"
+
+
+@pytest.fixture
+def task() -> Task:
+    return load_task(TaskSettings())
+
+
+def resident(work: Path, task: Task, cache: Path, settings: InputSettings = INPUT) -> dict:
+    return resident_windows(
+        work / "shards", "key", work / "examples.parquet", task, settings, cache
+    )
+
+
+def run_of(task: Task, architecture: str, settings: InputSettings, **changes: object) -> Run:
+    training = dataclasses.replace(QUICK, **changes)
+    own = ArchitectureSettings(architecture)
+    return Run("one", "key", own, 0, task, settings, training, "shards", True)
+
+
+def test_a_plateau_is_so_many_epochs_without_a_better_one():
+    assert n_plateaus([], 2) == 0
+    assert n_plateaus([0.5, 0.4, 0.5], 2) == 1  # no better than the best is not better
+    assert n_plateaus([0.5, 0.4, 0.6, 0.5], 2) == 0
+    assert n_plateaus([0.5, 0.4, 0.4, 0.4, 0.4], 2) == 2
+    settings = TrainSettings(
+        schedule="plateau", learning_rate=1.0, plateau_factor=0.5, plateau_patience=1
+    )
+    assert learning_rate(settings, 0.9) == 1.0
+    assert learning_rate(settings, 0.9, [0.5, 0.4, 0.3]) == 0.25
+
+
+def test_schedules_start_and_end_where_they_say():
+    one_cycle = TrainSettings(learning_rate=1.0)
+    assert learning_rate(one_cycle, 0.0) == pytest.approx(1 / 25)
+    assert learning_rate(one_cycle, 0.25) == pytest.approx(1.0)
+    assert learning_rate(one_cycle, 1.0) == pytest.approx(1e-4)
+    cosine = TrainSettings(schedule="cosine", learning_rate=1.0)
+    assert [learning_rate(cosine, p) for p in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.5, 0.0])
+
+
+def test_windows_of_a_split_are_its_examples_in_order(work, task, tmp_path):
+    windows = resident(work, task, tmp_path)
+    examples = read_table(work / "examples.parquet").to_pandas()
+    for split, own in windows.items():
+        mine = examples[examples["split"] == split]
+        assert own.examples["record_id"].to_pylist() == mine["record_id"].to_list()
+        assert own.n_used == len(mine)
+        # Ten seconds are two windows of four and one that ends with the record.
+        assert np.bincount(own.example_W).tolist() == [3] * len(mine)
+        assert own.target_WC.shape == (len(own), 5)
+        x_WLT, side_WM = own.take(np.array([4, 0, 4]))
+        assert x_WLT.shape == (3, 12, 200)
+        assert side_WM.shape == (3, 0)
+        np.testing.assert_array_equal(x_WLT[0], own.all_WLT[own.row_W[4]])
+        np.testing.assert_array_equal(x_WLT[0], x_WLT[2])
+
+
+def test_folds_share_the_files_and_keep_apart_who_trains(work, task, tmp_path):
+    splits = splits_of(task, SplitSettings("kfold", k=3))
+    records = read_table(work / "shards" / "records").drop_columns(["signal"])
+    folds = tmp_path / "work"
+    folds.mkdir()
+    (folds / "shards").symlink_to(work / "shards")
+    write_table(folds / "examples.parquet", example_table(task, records, splits))
+    of_fold = [
+        resident(folds, dataclasses.replace(task, split=split), tmp_path / "cache")
+        for split in splits
+    ]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    validated: list[str] = []
+    for own in of_fold:
+        sides = {s: set(w.examples["patient_id"].to_pylist()) for s, w in own.items()}
+        assert not sides["train"] & sides["validation"]
+        validated += own["validation"].examples["record_id"].to_pylist()
+    assert len(validated) == len(set(validated))
+    assert len(of_fold[0]["train"].all_WLT) == 3 * len(validated)
+
+
+def test_side_inputs_come_with_their_windows(work, task, tmp_path):
+    windows = resident(work, task, tmp_path, METADATA)
+    assert windows["train"].all_WM.shape == (len(windows["train"].all_WLT), 2)
+
+
+def test_logits_of_windows_combine_by_mean_or_maximum():
+    logit_WC = np.array([[1.0, -1.0], [3.0, 5.0], [7.0, 0.0]])
+    start_N = np.array([0, 2])
+    np.testing.assert_array_equal(combine_logits(logit_WC, start_N, "mean"), [[2, 2], [7, 0]])
+    np.testing.assert_array_equal(combine_logits(logit_WC, start_N, "max"), [[3, 5], [7, 0]])
+
+
+def test_the_best_epoch_by_loss_is_not_that_by_metric(work, task, tmp_path):
+    windows = resident(work, task, tmp_path)
+    rows: dict[str, list[dict[str, float]]] = {"metric": [], "loss": []}
+    best = {}
+    for monitor, seen in rows.items():
+        run = run_of(task, "simple_cnn1d", INPUT, monitor=monitor, epochs=6)
+        folder = tmp_path / monitor
+        folder.mkdir()
+        best[monitor] = train_run(run, windows, folder, on_epoch=seen.append)["best_epoch"]
+        selection = load_checkpoint(folder / "checkpoint")[1]["training"]["selection"]
+        assert selection["metric"] == {"metric": "macro_auroc", "loss": "loss"}[monitor]
+    aurocs = [row["validation_macro_auroc"] for row in rows["metric"]]
+    losses = [row["validation_loss"] for row in rows["loss"]]
+    assert best == {"metric": int(np.argmax(aurocs)), "loss": int(np.argmin(losses))}
+
+
+def test_a_run_continued_on_a_plateau_ends_in_the_same_weights(work, task, tmp_path):
+    windows = resident(work, task, tmp_path)
+    run = run_of(
+        task,
+        "simple_cnn1d",
+        INPUT,
+        schedule="plateau",
+        plateau_patience=1,
+        epochs=5,
+        monitor="loss",
+    )
+
+    class KilledError(Exception):
+        pass
+
+    def die(row: dict[str, float]) -> None:
+        if row["epoch"] == 2:
+            raise KilledError
+
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    train_run(run, windows, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train_run(run, windows, tmp_path / "broken", on_epoch=die)
+    train_run(run, windows, tmp_path / "broken")
+    states = [
+        load_checkpoint(tmp_path / n / "checkpoint")[0].state_dict() for n in ("whole", "broken")
+    ]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def fitted_windows(windows: dict[str, Windows]) -> dict[str, Windows]:
+    """Replace what the fake recordings give, which is noise, by one column that tells."""
+    found = {}
+    for split, own in windows.items():
+        side = np.zeros((len(own.all_WM), 2), np.float32)
+        side[own.row_W] = own.target_WC[:, :2]
+        found[split] = dataclasses.replace(own, all_WM=side)
+    return found
+
+
+def test_a_fitted_model_goes_the_same_way(work, task, tmp_path):
+    windows = fitted_windows(resident(work, task, tmp_path, METADATA))
+    run = run_of(task, "feature_boosting", METADATA)
+    seen: list[dict[str, float]] = []
+    summary = train_run(run, windows, tmp_path, on_epoch=seen.append)
+    assert len(seen) == summary["epochs"] == 1
+    assert summary["validation"]["auroc_NORM"] == 1.0
+    assert Predictor(tmp_path / "checkpoint").input == METADATA
+    assert (tmp_path / "curves.csv").read_text().startswith("epoch,loss,learning_rate")
