@@ -308,3 +308,8 @@ def test_no_machine_paths():
             continue  # an image
         found += [f"{place}:{i}" for i, line in enumerate(lines, 1) if MACHINE_PATH.search(line)]
     assert found == []
+
+
+def test_the_zoo_holds_every_architecture():
+    zoo = load_settings(Experiment, ROOT / "jobs" / "experiments" / "zoo_smoke.yaml")
+    assert {each.name for each in zoo.architectures} == set(ARCHITECTURES)

@@ -23,10 +23,12 @@ from rayecg.core.experiment import (
     Experiment,
     ScalingSettings,
     ScoreSettings,
+    SplitSettings,
     TrainSettings,
 )
 from rayecg.core.files import read_json, read_table
 from rayecg.core.predictions import OUTPUTS, stack_output
+from rayecg.core.settings import Overrides
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = ("NORM", "MI", "STTC", "CD", "HYP")
@@ -298,3 +300,70 @@ def test_scoring_survives_an_archive_of_any_quality(
     assert rows.loc["single", "abstain"]
     assert np.isfinite(rows.loc["single", "probability_NORM"])
     assert np.isnan(rows.loc["single", "decision_NORM"])
+
+
+@pytest.fixture(scope="session")
+def folds_out(ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("folds") / "out"
+    settings = small(
+        architectures=(
+            ArchitectureSettings("simple_cnn1d", train=Overrides(epochs=1)),
+            ArchitectureSettings("feature_boosting", {"max_iter": 3}),
+        ),
+        split=SplitSettings("kfold", k=3),
+        seeds=(0,),
+    )
+    pipeline.benchmark(settings, out)
+    return out
+
+
+def test_every_patient_is_tested_in_one_fold_and_in_no_other(folds_out: Path) -> None:
+    examples = read_table(folds_out / "work" / "examples.parquet").to_pandas()
+    runs = pd.read_parquet(folds_out / "runs.parquet").set_index("run")
+    assert set(runs.index) == {
+        f"{a}-fold{f}-seed0" for a in ("simple_cnn1d", "feature_boosting") for f in range(3)
+    }
+    assert (runs["status"] == "ok").all()
+    assert (runs["split"] == "3 patient folds").all()
+    tested = examples[examples["split"] == "test"]
+    assert (tested.groupby("patient_id")["fold"].nunique() == 1).all()
+    for name, run in runs.iterrows():
+        own = examples[examples["fold"] == run["fold"]]
+        assert run["n_test"] == (own["split"] == "test").sum()
+        table = read_table(folds_out / "work" / "train" / str(name) / "validation.parquet")
+        validated = own[own["split"] == "validation"]["record_id"]
+        assert set(table["record_id"].to_pylist()) == set(validated)
+
+
+def test_of_folds_an_architecture_is_chosen_with_all_its_runs(folds_out: Path) -> None:
+    runs = pd.read_parquet(folds_out / "runs.parquet")
+    means = runs.groupby("architecture")["validation_macro_auroc"].mean()
+    assert set(runs.loc[runs["chosen"], "architecture"]) == {means.idxmax()}
+    assert runs["chosen"].sum() == 3
+    assert (runs.groupby("architecture")["epochs"].first() == 1).all()
+
+
+def test_the_audit_looks_at_every_fold(folds_out: Path) -> None:
+    findings = {f["rule_id"]: f for f in read_json(folds_out / "findings.json", list)}
+    for rule_id in ("patient-overlap", "record-astride", "selection-on-test"):
+        assert findings[rule_id]["verdict"] == "passed"
+        assert findings[rule_id]["evidence"]["folds"] == [0, 1, 2]
+        assert findings[rule_id]["evidence"]["text"].startswith("each fold: ")
+    # Patients who were dealt anew are not on the archive's own sides, and every figure says so.
+    assert findings["folds-official"]["verdict"] == "violated"
+    runs = pd.read_parquet(folds_out / "runs.parquet")
+    assert runs["verdict"].str.contains("folds-official").all()
+
+
+def test_fitted_trees_are_a_checkpoint_like_any_other(folds_out: Path) -> None:
+    folder = folds_out / "work" / "train" / "feature_boosting-fold0-seed0" / "checkpoint"
+    scores = folds_out / "work" / "score" / "feature_boosting-fold0-seed0" / "predictions"
+    predictor = rayecg.load(folder)
+    assert predictor.input.features == ("measurements",)
+    found = read_table(scores).to_pandas().set_index("record_id")
+    archive = next((folds_out / "work" / "archive").iterdir())
+    row = found[found["status"] == "ok"].iloc[0]
+    record = rayecg.read_record(archive / row["path"])
+    answer = predictor.predict(record.physical[None], record.fs, record.leads)
+    own = [row[f"logit_{label}"] for label in LABELS]
+    np.testing.assert_array_equal(answer.records.logit[0], own)

@@ -21,11 +21,30 @@ from rayecg.core.settings import Overrides
 from rayecg.signal.side import side_names
 
 ARCHITECTURES = {
-    "resnet1d_wang": "rayecg.models.resnet1d_wang:ResNet1dWang",
+    # The systems of the field's reference projects.
+    "hmt_ecgnet": "rayecg.models.hmt_ecgnet:HmtEcgNet",
+    "resnet1d": "rayecg.models.resnet1d:ResNet1d",
     "simple_cnn1d": "rayecg.models.simple_cnn:SimpleCnn1d",
+    "resconv_bilstm_attention": "rayecg.models.resconv_bilstm_attention:ResConvBiLstmAttention",
+    "gru": "rayecg.models.recurrent:gru",
+    "bigru": "rayecg.models.recurrent:bigru",
+    "lstm": "rayecg.models.recurrent:lstm",
+    "bilstm": "rayecg.models.recurrent:bilstm",
+    "bigru_attention": "rayecg.models.recurrent:bigru_attention",
+    "bilstm_attention": "rayecg.models.recurrent:bilstm_attention",
+    "cnn1d_rnn": "rayecg.models.recurrent:cnn1d_rnn",
+    "ecg_transnet": "rayecg.models.ecg_transnet:EcgTransnet",
+    # The field's yardsticks.
     "xresnet1d18": "rayecg.models.xresnet1d:xresnet1d18",
     "xresnet1d50": "rayecg.models.xresnet1d:xresnet1d50",
     "xresnet1d101": "rayecg.models.xresnet1d:xresnet1d101",
+    "inception1d": "rayecg.models.inception1d:Inception1d",
+    "resnet1d_wang": "rayecg.models.resnet1d_wang:ResNet1dWang",
+    "fcn_wang": "rayecg.models.fcn_wang:FcnWang",
+    "lstm_wang": "rayecg.models.recurrent:lstm_wang",
+    "bilstm_wang": "rayecg.models.recurrent:bilstm_wang",
+    "s4": "rayecg.models.s4:S4",
+    "random_encoder": "rayecg.models.random_encoder:RandomEncoder",
 }
 
 M = TypeVar("M", bound=Callable[..., nn.Module])

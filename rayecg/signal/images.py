@@ -110,8 +110,7 @@ def _segments(n_times: int, size: int, device: torch.device) -> tuple[torch.Tens
     """Cut a signal into `size` stretches: the one of each sample, and their lengths."""
     # The bounds are rounded down from float64, as in `pyts`: its errors of rounding are part of them.
     place_S = torch.arange(1, size, dtype=torch.float64, device=device) * (n_times / size)
-    ends = torch.tensor([0, n_times], device=device)
-    bound_S = torch.cat([ends[:1], place_S.long(), ends[1:]])
+    bound_S = nn.functional.pad(nn.functional.pad(place_S.long(), (1, 0)), (0, 1), value=n_times)
     segment_T = torch.bucketize(torch.arange(n_times, device=device), bound_S[1:], right=True)
     return segment_T, bound_S.diff()
 

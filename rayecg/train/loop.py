@@ -184,15 +184,15 @@ def _train_epoch(
             group["lr"] = rate
         rows = order[i * settings.batch_size : (i + 1) * settings.batch_size]
         rows = np.sort(rows[workers.rank :: workers.size])
-        x_BLT, side_BM = (torch.from_numpy(part).to(workers.device) for part in train.take(rows))
+        x_BLT, own_BM = (torch.from_numpy(part).to(workers.device) for part in train.take(rows))
         target_BC = torch.from_numpy(train.target_WC[rows].astype(np.float32)).to(workers.device)
+        side_BM = own_BM if own_BM.shape[1] else None
         x_BLT = augment(x_BLT, settings.augment, run.input.fs)
-        if settings.augment.mixup:
-            x_BLT, side_BM, target_BC = mix(x_BLT, side_BM, target_BC, settings.augment.mixup)
+        x_BLT, side_BM, target_BC = mix(x_BLT, side_BM, target_BC, settings.augment.mixup)
         with torch.autocast(
             workers.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16"
         ):
-            logit_BC = model(x_BLT, side_BM) if side_BM.shape[1] else model(x_BLT)
+            logit_BC = model(x_BLT) if side_BM is None else model(x_BLT, side_BM)
         loss = loss_of(logit_BC.float(), target_BC)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,0 +1,114 @@
+"""How fast signals become images: `rayecg.signal.images` against `pyts`, and a plain memory write.
+
+    python benchmarks/images.py [--json] [--images 96] [--threads 2]
+
+Both sides start at the same float32 signals (random walks of 1,000 samples) and end in a float32
+array of the same shape, 224 pixels a side. They are measured in turns; the ratio is `pyts`' time over
+ours, the median over the turns. `a_a_control` is `pyts` against itself: how far from 1 it lies, the
+rest may err. `of_a_plain_write` is the time of setting fresh memory of the same size to a constant,
+over ours: 1 would be what memory bandwidth allows. `pyts` computes on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from rayecg.core.experiment import ImageSettings
+from rayecg.core.versions import versions
+from rayecg.signal.images import signal_images
+
+SIZE = 224
+KINDS = {"gaf": "gasf", "mtf": "mtf", "recurrence": "recurrence"}
+TURNS = 21
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Time one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def compare(x_BLT: torch.Tensor, kind: str, n_threads: int) -> dict[str, Any]:
+    """Take turns with `pyts` at one kind of image, with all threads and with one."""
+    ours, theirs = (
+        ImageSettings(KINDS[kind], SIZE, backend=backend)  # type: ignore[arg-type]
+        for backend in ("torch", "pyts")
+    )
+    n_images = x_BLT.shape[0] * x_BLT.shape[1]
+
+    def own() -> torch.Tensor:
+        return signal_images(x_BLT, ours)
+
+    def slow() -> torch.Tensor:
+        return signal_images(x_BLT, theirs)
+
+    def write() -> torch.Tensor:
+        return torch.empty(n_images, SIZE, SIZE).fill_(1.0)
+
+    # Also the warm-up. A distance is as exact as float32 is at its size.
+    torch.testing.assert_close(own(), slow(), rtol=1e-6, atol=1e-5)
+    write()
+    turns: dict[str, list[float]] = {
+        name: [] for name in ("slow", "own", "again", "write", "one_thread")
+    }
+    for _ in range(TURNS):
+        turns["slow"].append(seconds(slow))
+        turns["own"].append(seconds(own))
+        turns["again"].append(seconds(slow))
+        turns["write"].append(seconds(write))
+        torch.set_num_threads(1)
+        turns["one_thread"].append(seconds(own))
+        torch.set_num_threads(n_threads)
+    taken = {name: np.array(times) for name, times in turns.items()}
+    slow_s = (taken["slow"] + taken["again"]) / 2
+    return {
+        "ratio": statistics.median(slow_s / taken["own"]),
+        "ratio_on_one_thread": statistics.median(slow_s / taken["one_thread"]),
+        "a_a_control": statistics.median(taken["slow"] / taken["again"]),
+        "of_a_plain_write": statistics.median(taken["write"] / taken["own"]),
+        "us_per_image": statistics.median(taken["own"]) / n_images * 1e6,
+        "pyts_us_per_image": statistics.median(slow_s) / n_images * 1e6,
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--images", type=int, default=96, help="made by a call (96)")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (2)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    steps_BLT = np.random.default_rng(0).normal(size=(arguments.images, 1, 1000))
+    x_BLT = torch.from_numpy(steps_BLT.cumsum(axis=2).astype(np.float32) * 0.1)
+    load = os.getloadavg()[0]
+    rows = {kind: compare(x_BLT, kind, arguments.threads) for kind in KINDS}
+    if arguments.json:
+        found = {
+            "cpus": os.cpu_count(),
+            "threads": arguments.threads,
+            "load_before": load,
+            "versions": versions(),
+            "rows": rows,
+        }
+        json.dump(found, sys.stdout, indent=2)
+        print()
+        return
+    print(f"{arguments.images} images a call, {arguments.threads} threads, load before {load:.2f}")
+    for name, row in rows.items():
+        print(f"{name:12s} " + ", ".join(f"{key} {value:,.3g}" for key, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()
