@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -76,7 +76,7 @@ class ModelInputs:
 class Reads:
     """What an architecture declares of its input; `side` says that it can read side inputs."""
 
-    input: InputSettings = InputSettings()
+    input: InputSettings = field(default_factory=InputSettings)
     side: bool = False
 
 

@@ -50,7 +50,6 @@ class _Layer(nn.Module):
             nn.LayerNorm(width),
             nn.Linear(width, hidden),
             nn.ReLU(),
-            nn.Dropout(dropout),
             nn.Linear(hidden, width),
         )
         self.dropout = nn.Dropout(dropout)
@@ -75,7 +74,7 @@ class _SideEncoder(nn.Module):
 
     def forward(self, side_BM: torch.Tensor) -> torch.Tensor:
         known_BM = 1 - torch.isnan(side_BM).to(side_BM.dtype)
-        # The norm goes by all rows, unknown ones too, so that it has no other rule for them.
+        # What is not known is 0 before the norm, which would spread else, and 0 again behind it.
         scaled_BM = self.norm(torch.nan_to_num(side_BM, nan=0.0)) * known_BM
         return torch.relu(self.linear(torch.cat([scaled_BM, known_BM], dim=1)))
 
@@ -126,7 +125,7 @@ class EcgTransnet(nn.Module):
         n_outputs: int,
         widths: tuple[int, ...] = (32, 64, 128),
         kernel: int = 5,
-        n_layers: int = 4,
+        n_layers: int = 3,
         n_heads: int = 4,
         hidden: int = 256,
         side_width: int = 32,
@@ -136,7 +135,9 @@ class EcgTransnet(nn.Module):
         super().__init__()
         width = widths[-1]
         if width % n_heads or width % 2:
-            raise ValueError(f"widths: expected {n_heads} even heads, came {width} features")
+            raise ValueError(
+                f"widths: expected the last even and a multiple of n_heads ({n_heads}), came {width}"
+            )
         self.fs, self.centre_s = inputs.fs, centre_s
         self.stride = 2 ** len(widths)
         blocks = [_Block(widths[0], widths[0], kernel, 1)]

@@ -29,8 +29,8 @@ class FcnWang(nn.Module):
     Notes
     -----
     Source: Wang, Yan and Oates 2017 (IJCNN), in the form of Strodthoff et al. 2021 (IEEE JBHI
-    25:1519), which pools mean and maximum. Differs from the source by one linear layer after pooling
-    instead of a two-layer head.
+    25:1519), which pools mean and maximum. Differs from the source by one linear layer after
+    pooling instead of a two-layer head.
     """
 
     def __init__(

@@ -106,11 +106,12 @@ class GatedPool(nn.Module):
         self.mix = nn.Linear(2 * n_features, n_features, bias=False)
         self.norm = nn.BatchNorm1d(n_features)
 
-    def forward(self, token_BFL: torch.Tensor, member_L: torch.Tensor) -> torch.Tensor:
+    def forward(self, token_BFL: torch.Tensor, member_BL: torch.Tensor) -> torch.Tensor:
         """Pool the members (1, others 0) of tokens that are 0 or more; without any it pools 0."""
-        gate_BFL = torch.sigmoid(self.gate(token_BFL)) * member_L
+        member_B1L = member_BL[:, None]
+        gate_BFL = torch.sigmoid(self.gate(token_BFL)) * member_B1L
         mean_BF = (gate_BFL * token_BFL).sum(dim=2) / gate_BFL.sum(dim=2).clamp_min(1e-6)
-        pooled_BF = torch.cat([mean_BF, (token_BFL * member_L).amax(dim=2)], dim=1)
+        pooled_BF = torch.cat([mean_BF, (token_BFL * member_B1L).amax(dim=2)], dim=1)
         return torch.relu(self.norm(self.mix(pooled_BF)))
 
 
@@ -121,9 +122,9 @@ class HmtEcgNet(nn.Module):
     One encoder reads every lead alike and gives a token each. What a lead's name means is learned:
     its token is scaled and shifted, feature by feature, by the embedding of that name. Then the limb
     leads and the precordial leads are pooled apart, and the two groups together. 5 outputs make
-    XXX parameters, whatever the leads: any of them, in any order, can be read by the same weights. An
-    unknown name takes the one embedding that all unknown ones share, and counts as a limb lead; MLII is
-    II.
+    334,021 parameters, whatever the leads: any of them, in any order, can be read by the same weights.
+    A name that is unknown takes the one embedding that all such share, and counts as a limb lead; MLII
+    is II. A lead that is 0 throughout, as absent ones are, counts for nothing.
 
     Parameters
     ----------
@@ -184,7 +185,9 @@ class HmtEcgNet(nn.Module):
         seen_BFL = self.dropout(self.norm(self.encoder(x_BLT)))
         scale_FL, shift_FL = self.scale(self.number_L).T, self.shift(self.number_L).T
         token_BFL = torch.relu(self.project(seen_BFL) * (1 + scale_FL) + shift_FL)
-        groups = zip(self.groups, self.member_GL, strict=True)
-        group_BFG = torch.stack([pool(token_BFL, member_L) for pool, member_L in groups], dim=2)
-        whole_BF = self.whole(group_BFG, self.member_GL.amax(dim=1))
+        present_BL = (x_BLT != 0).any(dim=2)
+        member_BGL = self.member_GL * present_BL[:, None]
+        members = zip(self.groups, member_BGL.unbind(dim=1), strict=True)
+        group_BFG = torch.stack([pool(token_BFL, member_BL) for pool, member_BL in members], dim=2)
+        whole_BF = self.whole(group_BFG, member_BGL.amax(dim=2))
         return self.head(self.dropout(whole_BF))

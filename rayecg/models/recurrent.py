@@ -151,10 +151,10 @@ class Recurrent(nn.Module):
     Notes
     -----
     Source: the recurrent networks of one of the project's five reference systems (multi-modal
-    signals and images): hidden 128, two layers, dropout 0.3, three leads for 10 s at 100 Hz. Differs
-    from the source by nothing that is known; which state is classified, the form of attention
-    (additive, as wide as a direction's state) and the front end and cell of `cnn1d_rnn` are not
-    stated there.
+    signals and images): hidden 128, two layers, dropout 0.3, three leads for 10 s at 100 Hz.
+    Differs from the source by nothing that is known; which state is classified, the form of
+    attention (additive, as wide as a direction's state) and the front end and cell of `cnn1d_rnn`
+    are not stated there.
     """
 
     def __init__(
@@ -250,7 +250,7 @@ def cnn1d_rnn(
     n_layers: int = 2,
     dropout: float = 0.3,
 ) -> Recurrent:
-    """Two convolutions that halve the rate each, then a GRU or LSTM, last state; see `Recurrent`."""
+    """Two convolutions, each halving the rate, then a GRU or LSTM, last state; see `Recurrent`."""
     return Recurrent(
         inputs, n_outputs, cell, False, False, hidden, n_layers, dropout, filters, kernels
     )

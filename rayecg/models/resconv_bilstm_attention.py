@@ -1,4 +1,4 @@
-"""Residual convolutions, a bidirectional LSTM, attention over time, and what is known of the patient.
+"""Residual convolutions, a bidirectional LSTM, attention over time, and the patient's metadata.
 
 Legend: B record, L lead, T time, F feature, M side column.
 """

@@ -71,9 +71,9 @@ class ResNet1d(nn.Module):
 
     Notes
     -----
-    Source: He et al. 2016 (CVPR), ResNet-18, in one dimension: the baseline of 8.7 million parameters
-    of one of the project's five reference systems (hierarchical multi-lead), with kernels 15 and 7.
-    Differs from the source by no bias before the first batch norm.
+    Source: He et al. 2016 (CVPR), ResNet-18, in one dimension with kernels 15 and 7: the baseline
+    of 8.7 million parameters of one of the project's five reference systems (hierarchical
+    multi-lead). Differs from the source by no bias before the first batch norm.
     """
 
     def __init__(

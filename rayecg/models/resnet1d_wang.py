@@ -10,27 +10,7 @@ from torch import nn
 
 from rayecg.models.catalogue import ModelInputs
 from rayecg.models.pooling import ConcatPoolHead
-
-
-class _Block(nn.Module):
-    def __init__(self, n_in: int, width: int, kernels: tuple[int, int], stride: int) -> None:
-        super().__init__()
-        first, second = kernels
-        self.convs = nn.Sequential(
-            nn.Conv1d(n_in, width, first, stride=stride, padding=first // 2, bias=False),
-            nn.BatchNorm1d(width),
-            nn.ReLU(inplace=True),
-            nn.Conv1d(width, width, second, padding=second // 2, bias=False),
-            nn.BatchNorm1d(width),
-        )
-        self.shortcut: nn.Module = nn.Identity()
-        if stride > 1 or n_in != width:
-            self.shortcut = nn.Sequential(
-                nn.Conv1d(n_in, width, 1, stride=stride, bias=False), nn.BatchNorm1d(width)
-            )
-
-    def forward(self, x_BLT: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.convs(x_BLT) + self.shortcut(x_BLT))
+from rayecg.models.resnet1d import ResidualBlock1d
 
 
 class ResNet1dWang(nn.Module):
@@ -82,9 +62,9 @@ class ResNet1dWang(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.blocks = nn.Sequential(
-            _Block(width, width, kernels, 1),
-            _Block(width, width, kernels, 2),
-            _Block(width, width, kernels, 2),
+            ResidualBlock1d(width, width, kernels, 1),
+            ResidualBlock1d(width, width, kernels, 2),
+            ResidualBlock1d(width, width, kernels, 2),
         )
         self.head = ConcatPoolHead(width, n_outputs, dropout)
 

@@ -94,7 +94,7 @@ class _Layer(nn.Module):
 class S4(nn.Module):
     """Stacked bidirectional state space layers, averaged over time.
 
-    12 leads and 5 outputs make XXX parameters.
+    12 leads and 5 outputs make 2,167,813 parameters.
 
     Parameters
     ----------

@@ -9,14 +9,11 @@ decides it. No function changes what it is given.
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 import torch
 
 from rayecg.core.experiment import AugmentSettings
 
-#: Side inputs that may be missing as a whole.
-Side = TypeVar("Side", torch.Tensor, None)
 #: Recorders remove what is slower (0.05 Hz, Kligfield et al. 2007), and the heart beats faster.
 WANDER_HZ = (0.05, 0.5)
 WANDER_WAVES = 3
@@ -93,8 +90,8 @@ def _cropped(x_BLT: torch.Tensor, crop: float) -> torch.Tensor:
 
 
 def mix(
-    x_BLT: torch.Tensor, side_BM: Side, target_BC: torch.Tensor, alpha: float
-) -> tuple[torch.Tensor, Side, torch.Tensor]:
+    x_BLT: torch.Tensor, side_BM: torch.Tensor | None, target_BC: torch.Tensor, alpha: float
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """Mix each example of a batch with another one of it (mixup).
 
     Example b becomes `share_b * example_b + (1 - share_b) * example_(other b)`, window, side inputs
