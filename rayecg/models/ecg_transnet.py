@@ -5,6 +5,8 @@ Legend: B record, L lead, T time, F feature, N token, H attention head, M side c
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -86,7 +88,7 @@ class EcgTransnet(nn.Module):
     A token is made of every eighth sample. Positions are sinusoids of the time from the window's
     centre in s, so that a window of any length and rate has its own. What the classifier reads is the
     mean of all tokens, the mean of those around the centre (for beats, that is the beat which is
-    meant), and the side inputs if there are any. 12 leads and 5 outputs make XXX parameters.
+    meant), and the side inputs if there are any. 12 leads and 5 outputs make 610,885 parameters.
 
     Parameters
     ----------
@@ -140,11 +142,11 @@ class EcgTransnet(nn.Module):
             )
         self.fs, self.centre_s = inputs.fs, centre_s
         self.stride = 2 ** len(widths)
-        blocks = [_Block(widths[0], widths[0], kernel, 1)]
-        for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
-            blocks.append(_Block(n_in, n_out, kernel, 2))
         self.tokeniser = nn.Sequential(
-            _conv(len(inputs.leads), widths[0], 2 * kernel + 1, 2), nn.ReLU(), *blocks
+            _conv(len(inputs.leads), widths[0], 2 * kernel + 1, 2),
+            nn.ReLU(),
+            _Block(widths[0], widths[0], kernel, 1),
+            *(_Block(n_in, n_out, kernel, 2) for n_in, n_out in itertools.pairwise(widths)),
         )
         self.encoder = nn.Sequential(
             *(_Layer(width, n_heads, hidden, dropout) for _ in range(n_layers)), nn.LayerNorm(width)

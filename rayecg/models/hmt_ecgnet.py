@@ -150,6 +150,9 @@ class HmtEcgNet(nn.Module):
     network and how they are pooled are this project's choice.
     """
 
+    member_GL: torch.Tensor
+    number_L: torch.Tensor
+
     def __init__(
         self,
         inputs: ModelInputs,
@@ -183,7 +186,7 @@ class HmtEcgNet(nn.Module):
     def forward(self, x_BLT: torch.Tensor) -> torch.Tensor:
         """Give logits, records by labels."""
         seen_BFL = self.dropout(self.norm(self.encoder(x_BLT)))
-        scale_FL, shift_FL = self.scale(self.number_L).T, self.shift(self.number_L).T
+        scale_FL, shift_FL = self.scale(self.number_L).t(), self.shift(self.number_L).t()
         token_BFL = torch.relu(self.project(seen_BFL) * (1 + scale_FL) + shift_FL)
         present_BL = (x_BLT != 0).any(dim=2)
         member_BGL = self.member_GL * present_BL[:, None]

@@ -1,6 +1,7 @@
 """S4: structured state space models, in their diagonal form.
 
-Legend: B record, L lead, T time, F feature, N mode, S direction in time, C label.
+Legend: B record, L lead, T time, F feature, N mode, S direction in time, R real and
+imaginary part.
 """
 
 from __future__ import annotations
@@ -39,25 +40,27 @@ class DiagonalStateSpace(nn.Module):
         frequency_N = d_state / math.pi * (d_state / (2 * order_N + 1) - 1)
         self.log_decay_FN = nn.Parameter(torch.full((n_features, n_modes), math.log(0.5)))
         self.frequency_FN = nn.Parameter(frequency_N.repeat(n_features, 1))
-        # Two numbers at the end of the shape: the real and the imaginary part of C.
-        self.output_SFN = nn.Parameter(torch.randn(2, n_features, n_modes, 2) * 0.5**0.5)
+        self.output_SFNR = nn.Parameter(torch.randn(2, n_features, n_modes, 2) * 0.5**0.5)
         self.direct_F = nn.Parameter(torch.randn(n_features))
+        for parameter in self.parameters():
+            parameter.no_decay = True  # type: ignore[attr-defined]  # as the source trains them
 
     def kernels(self, n_times: int) -> torch.Tensor:
         """Give the impulse responses forward and backward: two by features by `n_times`."""
         step_F1 = self.log_step_F.exp()[:, None]
         a_FN = torch.complex(-self.log_decay_FN.exp(), self.frequency_FN)
-        weight_SFN = torch.view_as_complex(self.output_SFN) * torch.expm1(step_F1 * a_FN) / a_FN
+        weight_SFN = torch.view_as_complex(self.output_SFNR) * torch.expm1(step_F1 * a_FN) / a_FN
         times_T = torch.arange(n_times, device=a_FN.device)
         modes_FNT = torch.exp((step_F1 * a_FN)[:, :, None] * times_T)
         return 2 * torch.einsum("sfn,fnt->sft", weight_SFN, modes_FNT).real
 
     def forward(self, x_BFT: torch.Tensor) -> torch.Tensor:
-        """Filter every feature of a signal by its own model."""
+        """Filter every feature of a signal by its own model, in the type of the parameters."""
         n_times = x_BFT.shape[2]
         # Long enough that neither direction comes round to the other end.
         n_fft = 1 << (2 * n_times - 1).bit_length()
-        x_BFT = x_BFT.to(self.direct_F.dtype)  # no FFT is defined for mixed precision's short types
+        # No FFT is defined for the short types of mixed precision.
+        x_BFT = x_BFT.to(self.direct_F.dtype)
         forward_FT, backward_FT = self.kernels(n_times)
         kernel_FT = functional.pad(forward_FT, (0, n_fft - n_times))
         kernel_FT = kernel_FT + functional.pad(backward_FT.flip(1), (n_fft - n_times, 0))
@@ -119,7 +122,7 @@ class S4(nn.Module):
     Notes
     -----
     Source: Mehari and Strodthoff 2023 (Towards quantitative precision for ECG analysis: leveraging
-    state space models, self-supervision and patient metadata, IEEE JBHI 27:5326), after Gu et al. 2022
+    state space models, self-supervision and patient metadata, IEEE JBHI), after Gu et al. 2022
     (Efficiently modeling long sequences with structured state spaces, ICLR). Differs from the source
     by a diagonal state matrix (S4D with S4D-Inv frequencies; Gu et al. 2022, On the parameterization
     and initialization of diagonal state space models, NeurIPS) where that has a diagonal plus low-rank
@@ -140,7 +143,7 @@ class S4(nn.Module):
         super().__init__()
         self.encoder = nn.Conv1d(len(inputs.leads), d_model, 1)
         self.layers = nn.Sequential(
-            *(_Layer(d_model, d_state, tuple(steps), dropout, prenorm) for _ in range(n_layers))
+            *(_Layer(d_model, d_state, steps, dropout, prenorm) for _ in range(n_layers))
         )
         self.head = nn.Linear(d_model, n_outputs)
 

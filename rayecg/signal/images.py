@@ -23,8 +23,8 @@ from torch import nn
 
 from rayecg.core.experiment import ImageSettings
 
-#: Images made at once on a CPU have so many pixels together: 4 MiB.
-_PIXELS = 2**20
+#: Images made at once on a CPU have so many pixels together: 8 MiB.
+_PIXELS = 2**21
 #: Quantiles that lie closer than this are one edge (as in `pyts`).
 _SAME_EDGE = 1e-8
 #: Signals whose range is below this are constant (as in scikit-learn's scaler, which `pyts` uses).
@@ -83,7 +83,7 @@ def _by_torch(x_NT: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
     with torch.autocast(x_NT.device.type, enabled=False):
         u_NKS, v_NKS = _FACTORS[settings.kind](x_NT, settings)
         # Nothing but a sample that is not finite makes this differ from 0: it is NaN then.
-        u_NKS = (u_NKS + (0 * x_NT).sum(dim=1, dtype=torch.float64)[:, None, None]).float()
+        u_NKS = (u_NKS + 0 * x_NT.sum(dim=1, dtype=torch.float64)[:, None, None]).float()
         image_NSS = _outer_products(u_NKS, v_NKS.float())
     return image_NSS.abs_() if settings.kind == "recurrence" else image_NSS
 

@@ -143,9 +143,10 @@ def _summarised(
 
 def _optimizer(settings: TrainSettings, model: nn.Module) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    # Biases and norms have one dimension; pulling them to zero only slows them.
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    free = [p for p in model.parameters() if p.ndim <= 1]
+    # Biases and norms have one dimension; pulling them to zero only slows them. Others may say so.
+    own = list(model.parameters())
+    free = [p for p in own if p.ndim <= 1 or getattr(p, "no_decay", False)]
+    decayed = [p for p in own if not any(p is one for one in free)]
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": free, "weight_decay": 0.0},
