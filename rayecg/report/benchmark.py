@@ -20,6 +20,8 @@ from rayecg.core.predictions import label_fields
 from rayecg.metrics.classification import evaluate
 from rayecg.report.text import SYNTHETIC_LABEL
 
+#: More labels than these are too many for one plot.
+MOST_DRAWN = 12
 #: Metrics that rest on decisions, and so leave out the examples where a run abstained.
 BY_DECISION = ("macro_f1", "accuracy", "f1_", "sensitivity_", "ppv_")
 
@@ -106,6 +108,23 @@ class Benchmark:
     def labels(self) -> tuple[str, ...]:
         """The labels in the order of the task."""
         return tuple(self.task["labels"])
+
+    @cached_property
+    def drawn_labels(self) -> tuple[str, ...]:
+        """The labels that plots show: of many, those with most positives in the test split."""
+        if len(self.labels) <= MOST_DRAWN:
+            return self.labels
+        test = self.split_examples("test")
+        order = sorted(self.labels, key=lambda label: -test[f"target_{label}"].sum())
+        return tuple(label for label in self.labels if label in order[:MOST_DRAWN])
+
+    @property
+    def drawn_note(self) -> str:
+        """Says in captions what is left out of a plot; empty if nothing is."""
+        n, all_ = len(self.drawn_labels), len(self.labels)
+        return (
+            "" if n == all_ else f" The {n} of {all_} labels with most positives in the test split."
+        )
 
     @property
     def title(self) -> str:

@@ -17,6 +17,7 @@ from rayecg.report.text import (
     SYNTHETIC_LABEL,
     count,
     interval,
+    listed,
     mean_and_spread,
     metric_title,
     number,
@@ -84,7 +85,7 @@ def summary_table(results: Results) -> Table:
         )
     columns = (
         "architecture",
-        "seeds",
+        "seeds" if results.benchmark.n_folds == 1 else "runs",
         f"validation {metric_title(primary)}",
         f"test {metric_title(primary)}",
         "test range",
@@ -94,13 +95,17 @@ def summary_table(results: Results) -> Table:
     )
     chosen = frozenset(i for i, is_it in enumerate(summary.get("chosen", ())) if is_it)
     return Table(
-        _caption("Architectures, mean over seeds", results.benchmark),
+        _caption(f"Architectures, mean over {_over(results)}", results.benchmark),
         columns,
         rows,
         _numeric(*range(1, len(columns) - 1)),
         chosen,
         _scored_notes(results),
     )
+
+
+def _over(results: Results) -> str:
+    return "seeds" if results.benchmark.n_folds == 1 else "seeds and folds"
 
 
 def _scored_notes(results: Results) -> tuple[str, ...]:
@@ -134,7 +139,7 @@ def _scored_notes(results: Results) -> tuple[str, ...]:
         n = len(results.benchmark.labels)
         notes.append(
             f"Macro averages rest on {n - len(without)} of {n} labels in some or all runs; they leave "
-            f"out {', '.join(without)}, which cannot be computed on the examples scored."
+            f"out {listed(without)}, which cannot be computed on the examples scored."
         )
     if results.benchmark.task["kind"] == "multilabel":
         notes.append("Accuracy counts an example as right if all its labels are.")
@@ -162,7 +167,7 @@ def per_class_table(results: Results) -> Table:
     rows.sort(key=lambda row: order[row[0]])
     columns = ("label", "architecture", "positive", *map(metric_title, metrics), "audit")
     return Table(
-        _caption("Labels on the test split, mean over seeds", results.benchmark),
+        _caption(f"Labels on the test split, mean over {_over(results)}", results.benchmark),
         columns,
         rows,
         _numeric(*range(2, 8)),
@@ -236,19 +241,20 @@ def population_table(results: Results) -> Table:
     counts = tables.population(benchmark)
     first = ("recordings",) if benchmark.task["unit"] == "record" else ("beats", "recordings")
     keys = ("examples",) if benchmark.task["unit"] == "record" else ("examples", "records")
-    columns = ("split", *first, "patients", *benchmark.labels)
+    labels = benchmark.drawn_labels
+    columns = ("split", *first, "patients", *labels)
     rows = [
-        (str(row["split"]), *(count(float(row[k])) for k in (*keys, "patients", *benchmark.labels)))
+        (str(row["split"]), *(count(float(row[k])) for k in (*keys, "patients", *labels)))
         for _, row in counts.iterrows()
     ]
-    notes: tuple[str, ...] = (f"Split: {benchmark.task['split']['name']}.",)
+    notes: tuple[str, ...] = (f"Split: {benchmark.task['split']['name']}.{benchmark.drawn_note}",)
     if benchmark.task["kind"] == "multilabel":
         notes += ("A recording can carry several labels, so these do not add up.",)
     for split, row in counts.set_index("split").iterrows():
         without = [label for label in benchmark.labels if not row[label]]
         if without:
             notes += (
-                f"The {split} split has no example of {', '.join(without)}: its macro averages leave "
+                f"The {split} split has no example of {listed(without)}: its macro averages leave "
                 "such labels out.",
             )
     return Table(

@@ -83,11 +83,11 @@ def headline(results: Results) -> list[dict[str, str]]:
     if chosen is None:
         items.append({"name": "Chosen on validation", "value": "no run finished", "note": ""})
     else:
-        validation = number(chosen[f"validation_{benchmark.primary}"])
+        validation = number(results.chosen_figure("validation"))
         items.append(
             {
                 "name": "Chosen on validation",
-                "value": str(chosen["run"]),
+                "value": results.chosen_name,
                 "note": f"validation {metric} {validation}",
             }
         )
@@ -96,11 +96,12 @@ def headline(results: Results) -> list[dict[str, str]]:
             "not scored"
             if chosen["status"] != "ok"
             else some(int(chosen["n_test_scored"]), f"test {benchmark.unit}")
+            + (" in its first fold" if benchmark.n_folds > 1 else "")
         )
         items.append(
             {
                 "name": f"Its test {metric}",
-                "value": number(chosen[f"test_{benchmark.primary}"]),
+                "value": number(results.chosen_figure("test")),
                 "note": scored + (f"; audit: {own}" if own != "passed" else ""),
             }
         )
@@ -184,9 +185,9 @@ def terminal_text(results: Results) -> str:
     chosen, metric = results.chosen, metric_title(benchmark.primary)
     if chosen is not None:
         parts.append(
-            f"chosen on validation: {chosen['run']} (validation {metric} "
-            f"{number(chosen[f'validation_{benchmark.primary}'])}, test "
-            f"{number(chosen[f'test_{benchmark.primary}'])})"
+            f"chosen on validation: {results.chosen_name} (validation {metric} "
+            f"{number(results.chosen_figure('validation'))}, test "
+            f"{number(results.chosen_figure('test'))})"
         )
     for run, status, error in layout.failed_table(results).rows:
         parts.append(f"{status}: {run}: {' '.join(error.split())[:160]}")

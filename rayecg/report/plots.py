@@ -99,7 +99,7 @@ def primary_metric(results: Results) -> Iterator[Plot]:
 
 def per_class(results: Results) -> Iterator[Plot]:
     """Draw each label's test AUROC, means over seeds, as a table of shades."""
-    table, labels = results.per_class, results.benchmark.labels
+    table, labels = results.per_class, results.benchmark.drawn_labels
     if not len(table) or not table["auroc_mean"].notna().any():
         return
     names = [a for a in results.architectures if (table["architecture"] == a).any()]
@@ -129,7 +129,8 @@ def per_class(results: Results) -> Iterator[Plot]:
         "per_class_auroc",
         "classes",
         "AUROC of each label on the test split",
-        "Means over seeds, with the number of positive test examples. Darker is higher.",
+        "Means over seeds, with the number of positive test examples. Darker is higher."
+        + results.benchmark.drawn_note,
         f"Test AUROC by architecture and label. {'; '.join(said)}.",
         figure,
     )
@@ -170,7 +171,8 @@ def curves_of_chosen(results: Results) -> Iterator[Plot]:
     roc_axes.plot([0, 1], [0, 1], color="#9aa5b1", lw=1, ls=(0, (4, 3)))
     decided = outputs.decided
     said = {"roc": [], "pr": []}  # type: dict[str, list[str]]
-    for i, label in enumerate(outputs.labels):
+    for drawn, label in enumerate(results.benchmark.drawn_labels):
+        i = outputs.labels.index(label)
         target_N = outputs.targets_NC[:, i]
         order = np.argsort(-outputs.probabilities_NC[:, i], kind="stable")
         scores = outputs.probabilities_NC[order, i]
@@ -179,8 +181,14 @@ def curves_of_chosen(results: Results) -> Iterator[Plot]:
         n_positive, n_negative = int(target_N.sum()), int((~target_N).sum())
         if not n_positive:
             continue
-        style = {"color": colour(i), "ls": dash(i), "lw": 1.7}
-        at = {"color": colour(i), "s": 34, "zorder": 4, "edgecolors": "white", "linewidths": 0.8}
+        style = {"color": colour(drawn), "ls": dash(drawn), "lw": 1.7}
+        at = {
+            "color": colour(drawn),
+            "s": 34,
+            "zorder": 4,
+            "edgecolors": "white",
+            "linewidths": 0.8,
+        }
         decision_N = outputs.decisions_NC[decided, i].astype(bool)
         truth_N = target_N[decided]
         area = {m: float(chosen[f"test_{m}_{label}"]) for m in ("auroc", "auprc")}
@@ -197,7 +205,7 @@ def curves_of_chosen(results: Results) -> Iterator[Plot]:
         precision = hits / (last + 1)
         # Average precision is the area below these steps.
         pr_axes.step(recall[1:], precision, where="pre", label=text, **style)
-        pr_axes.axhline(n_positive / len(target_N), color=colour(i), lw=0.8, ls=(0, (2, 3)))
+        pr_axes.axhline(n_positive / len(target_N), color=colour(drawn), lw=0.8, ls=(0, (2, 3)))
         said["pr"].append(text)
         if decision_N.any():
             pr_axes.scatter(sensitivity, truth_N[decision_N].mean(), **at)
@@ -213,7 +221,7 @@ def curves_of_chosen(results: Results) -> Iterator[Plot]:
     dots = "Dots mark the operating point chosen on validation."
     kind = (
         "" if results.benchmark.task["kind"] == "multilabel" else " Each label against the others."
-    )
+    ) + results.benchmark.drawn_note
     yield Plot(
         "roc",
         "labels",

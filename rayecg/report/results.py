@@ -46,6 +46,20 @@ class Results:
         found = self.runs[self.runs["chosen"]]
         return found.iloc[0] if len(found) else None
 
+    @property
+    def chosen_name(self) -> str:
+        """What was chosen on validation: a run, or an architecture where there are folds."""
+        if self.chosen is None:
+            return ""
+        if self.benchmark.n_folds == 1:
+            return str(self.chosen["run"])
+        return f"{self.chosen['architecture']}, mean of {int(self.runs['chosen'].sum())} runs"
+
+    def chosen_figure(self, part: str) -> float:
+        """Give the primary metric of what was chosen, on `validation` or `test`."""
+        own = self.runs.loc[self.runs["chosen"], f"{part}_{self.benchmark.primary}"]
+        return float(own.mean())
+
     @cached_property
     def chosen_outputs(self) -> Outputs | None:
         """What the chosen run gave for the test examples."""

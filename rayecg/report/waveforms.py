@@ -56,7 +56,7 @@ def recordings(benchmark: Benchmark) -> Iterator[Plot]:
     training = benchmark.split_examples("train").drop_duplicates(["record_id", "offset"])
     targets = training[[f"target_{label}" for label in benchmark.labels]]
     first: dict[str, str] = {}
-    for label in benchmark.labels:
+    for label in benchmark.drawn_labels:
         carries = training[f"target_{label}"] == 1
         alone = carries & (targets.sum(axis=1) == 1)
         rows = training[alone] if alone.any() else training[carries]
@@ -153,7 +153,7 @@ def beats(benchmark: Benchmark) -> Iterator[Plot]:
     """Draw training beats of every label over one another, with their median."""
     training = benchmark.split_examples("train").drop_duplicates(["record_id", "offset"])
     picked = {
-        label: _pick(training[training[f"target_{label}"] == 1]) for label in benchmark.labels
+        label: _pick(training[training[f"target_{label}"] == 1]) for label in benchmark.drawn_labels
     }
     picked = {label: rows for label, rows in picked.items() if len(rows)}
     if not picked:

@@ -92,7 +92,7 @@ def markdown(results: Results) -> str:
     if benchmark.synthetic:
         parts.append(f"**{SYNTHETIC_LABEL[0].upper()}{SYNTHETIC_LABEL[1:]}.**\n")
     if results.chosen is not None:
-        parts.append(f"Chosen on validation: {results.chosen['run']}.\n")
+        parts.append(f"Chosen on validation: {results.chosen_name}.\n")
     for table in (
         layout.summary_table(results),
         layout.per_class_table(results),

@@ -217,7 +217,7 @@ def _by_pyts(x_NT: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
 
     x = x_NT.double().cpu().numpy()
     finite_N = np.isfinite(x).all(axis=1)
-    image = np.full((len(x), settings.size, settings.size), np.nan)
+    image = np.full((len(x), settings.size, settings.size), np.nan, np.float32)
     if finite_N.any():
         x = x[finite_N]
         if settings.kind == "mtf":
@@ -231,4 +231,4 @@ def _by_pyts(x_NT: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Some quantiles are equal")
             image[finite_N] = make.transform(x)
-    return torch.from_numpy(image).to(x_NT.device, torch.float32)
+    return torch.from_numpy(image).to(x_NT.device)
