@@ -25,6 +25,7 @@ ARCHITECTURES = {
     "hmt_ecgnet": "rayecg.models.hmt_ecgnet:HmtEcgNet",
     "resnet1d": "rayecg.models.resnet1d:ResNet1d",
     "simple_cnn1d": "rayecg.models.simple_cnn:SimpleCnn1d",
+    "simple_cnn2d": "rayecg.models.simple_cnn:SimpleCnn2d",
     "resconv_bilstm_attention": "rayecg.models.resconv_bilstm_attention:ResConvBiLstmAttention",
     "gru": "rayecg.models.recurrent:gru",
     "bigru": "rayecg.models.recurrent:bigru",
@@ -33,6 +34,14 @@ ARCHITECTURES = {
     "bigru_attention": "rayecg.models.recurrent:bigru_attention",
     "bilstm_attention": "rayecg.models.recurrent:bilstm_attention",
     "cnn1d_rnn": "rayecg.models.recurrent:cnn1d_rnn",
+    "alexnet": "rayecg.models.image_alexnet:alexnet",
+    "alexnet_channel": "rayecg.models.image_alexnet:alexnet_channel",
+    "alexnet_spatial": "rayecg.models.image_alexnet:alexnet_spatial",
+    "alexnet_cbam": "rayecg.models.image_alexnet:alexnet_cbam",
+    "alexnet_self_attention": "rayecg.models.image_alexnet:alexnet_self_attention",
+    "vgg": "rayecg.models.image_vgg:vgg",
+    "resnet18": "rayecg.models.image_resnet:resnet18",
+    "joint_fusion": "rayecg.models.joint_fusion:JointFusion",
     "ecg_transnet": "rayecg.models.ecg_transnet:EcgTransnet",
     # The field's yardsticks.
     "xresnet1d18": "rayecg.models.xresnet1d:xresnet1d18",
@@ -45,6 +54,7 @@ ARCHITECTURES = {
     "bilstm_wang": "rayecg.models.recurrent:bilstm_wang",
     "s4": "rayecg.models.s4:S4",
     "random_encoder": "rayecg.models.random_encoder:RandomEncoder",
+    "feature_boosting": "rayecg.models.feature_boosting:FeatureBoosting",
 }
 
 M = TypeVar("M", bound=Callable[..., nn.Module])
