@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from test_models import TOY
 
 from rayecg.core.files import read_json
-from tests.test_models import TOY
 
 ROOT = Path(__file__).resolve().parent.parent
 

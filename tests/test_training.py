@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_benchmark import write_benchmark
 
 from rayecg.core.experiment import (
     ArchitectureSettings,
@@ -25,7 +26,6 @@ from rayecg.train.loop import train_run
 from rayecg.train.resident import Windows, resident_windows
 from rayecg.train.run import Run
 from rayecg.train.schedule import learning_rate, n_plateaus
-from tests.fake_benchmark import write_benchmark
 
 INPUT = InputSettings(fs=50, duration_s=4.0)
 METADATA = dataclasses.replace(INPUT, metadata=("age", "sex"))

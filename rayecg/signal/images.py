@@ -48,8 +48,9 @@ def signal_images(x_BLT: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
     Returns
     -------
     torch.Tensor
-        image_BLHW, float32 on the signals' device, without gradient. Angular fields lie in -1 to 1,
-        transition fields in 0 to 1; a recurrence plot holds distances, in the unit of the signal.
+        image_BLHW, float32 on the signals' device, without gradient. But for rounding, angular fields
+        lie in -1 to 1 and transition fields in 0 to 1; a recurrence plot holds distances, in the unit
+        of the signal.
 
     Raises
     ------
@@ -116,7 +117,7 @@ def _segments(n_times: int, size: int, device: torch.device) -> tuple[torch.Tens
 
 
 def _summed(x_NET: torch.Tensor, segment_T: torch.Tensor, size: int) -> torch.Tensor:
-    """Add up each stretch of signals."""
+    """Add up each stretch of signals, in their order on a CPU: images must equal those of `pyts`."""
     return x_NET.new_zeros(*x_NET.shape[:-1], size).index_add_(-1, segment_T, x_NET)
 
 
