@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
 import numpy as np
@@ -26,15 +25,12 @@ from rayecg.models.catalogue import ModelInputs, build_model
 from rayecg.models.checkpoint import save_checkpoint
 from rayecg.signal.beats import (
     REFRACTORY_S,
-    beat_context_windows,
     compare_beats,
     detect_beats,
     detection_lead,
-    local_rr,
     match_beats,
     rr_context,
 )
-from rayecg.signal.prepare import prepare
 from rayecg.tasks.task import load_task
 
 DURATION_S, LEAD_II = 20.0, 1
@@ -259,7 +255,6 @@ def test_rr_context_by_hand():
     expected = [[nan, nan, 1.0], [nan, 1.0, 1.5], [1.0, 1.5, 1.0], [1.5, 1.0, nan]]
     np.testing.assert_array_equal(found, np.array(expected, dtype=np.float32))
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(local_rr(beats, 100.0, 2), np.float32([1.25, 1.0, 1.0, 1.25]))
 
 
 @given(beats=TIMES, n_before=st.integers(0, 4), n_after=st.integers(0, 4))
@@ -274,40 +269,9 @@ def test_rr_context_is_the_differences(beats, n_before, n_after):
             np.testing.assert_equal(value, np.float32(expected))
 
 
-@given(beats=TIMES, n_before=st.integers(0, 3), n_after=st.integers(0, 3), margin=st.integers(0, 9))
-def test_context_windows_reach_from_beat_to_beat(beats, n_before, n_after, margin):
-    beat_W, start_W, stop_W = beat_context_windows(np.array(beats), n_before, n_after, margin)
-    expected = [b for b in range(len(beats)) if n_before <= b < len(beats) - n_after]
-    assert beat_W.tolist() == expected
-    assert start_W.tolist() == [beats[b - n_before] - margin for b in expected]
-    assert stop_W.tolist() == [beats[b + n_after] + margin + 1 for b in expected]
-
-
-def test_lonely_beats_have_no_rhythm():
-    assert local_rr(np.array([], dtype=np.int64), 100.0).shape == (0,)
-    assert np.isnan(local_rr(np.array([5]), 100.0)).all()
-
-
 # Windows and checkpoints.
 
 INPUT = InputSettings(fs=100, duration_s=1.0, leads=("II",), normalisation="record")
-
-
-def test_windows_carry_the_rhythm_of_all_beats():
-    x_LT, settings = np.ones((1, 1000)), dataclasses.replace(INPUT, context_beats=1)
-    beats = np.array([100, 200, 350, 450])
-    assert prepare(x_LT, 100, ("II",), INPUT, beats).rr_WK is None
-    assert prepare(x_LT, 100, ("II",), settings).rr_WK is None
-    whole = prepare(x_LT, 100, ("II",), settings, beats)
-    np.testing.assert_array_equal(whole.rr_WK, rr_context(beats, 100.0, 1, 1))
-    some = prepare(x_LT, 100, ("II",), settings, beats[[2, 1]], beats)
-    assert whole.rr_WK is not None
-    np.testing.assert_array_equal(some.rr_WK, whole.rr_WK[[2, 1]])
-
-
-def test_wrong_settings_are_refused():
-    with pytest.raises(ValueError, match="context_beats"):
-        dataclasses.replace(INPUT, context_beats=-1)
 
 
 def beat_bundle(folder, settings: dict):
@@ -347,7 +311,7 @@ def test_a_checkpoint_finds_the_beats_that_a_record_lacks(tmp_path):
     assert wrong.errors[0] is not None
     assert "expected an array of 2 leads by times" in wrong.errors[0][1]
     # A card from before there was a choice refuses, as it always did.
-    tree = {k: v for k, v in to_tree(INPUT).items() if k not in ("beats", "context_beats")}
+    tree = {k: v for k, v in to_tree(INPUT).items() if k != "beats"}
     old = beat_bundle(tmp_path / "old", tree).predict(x_BLT, 250, ("I", "II"), given_beats)
     assert old.status == ("ok", "quarantined", "quarantined")
     assert old.errors[1] is not None

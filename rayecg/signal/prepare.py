@@ -132,9 +132,10 @@ def prepare(
                 f"{beat_W[outside][0]}",
             )
         rhythm = np.unique(beat_W if rhythm_times is None else rhythm_times)
-        centre_W, rhythm = (np.round(b * scale).astype(np.int64) for b in (beat_W, rhythm))
+        centre_W = np.round(beat_W * scale).astype(np.int64)
         x_WLT = _cut(x_LT, centre_W - n_times // 2, n_times)
-        side_WM = side_columns(settings, x_LT, len(x_WLT), row, centre_W, rhythm)
+        # Not rounded: intervals are known better than in steps of the rate that is read at.
+        side_WM = side_columns(settings, x_LT, len(x_WLT), row, beat_W * scale, rhythm * scale)
         return Prepared(x_WLT, beat_W, tuple(limits), side_WM)
     length = x_LT.shape[1]
     if length < n_times:

@@ -73,8 +73,8 @@ def side_columns(
     row
         What is known of the patient; see `metadata_columns`.
     beat_W, rhythm
-        R peaks of the windows, and all of the recording, samples at `settings.fs`; None where windows
-        are no beats.
+        R peaks of the windows, and all of the recording, samples at `settings.fs`, not necessarily
+        whole; None where windows are no beats.
 
     Returns
     -------
