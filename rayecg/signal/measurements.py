@@ -190,7 +190,8 @@ def _waves(beat_LK: np.ndarray, fs: float, leads: Sequence[str], rate: float) ->
 def _qrs(beat_LK: np.ndarray, fs: float) -> tuple[int, int]:
     """Give the first and the last sample of the QRS, by the slope of all leads together."""
     slope_LK = np.gradient(beat_LK.astype(np.float64), axis=1)
-    steep_K = np.sqrt(ndimage.uniform_filter1d((slope_LK**2).sum(0), max(round(SLOPE_S * fs), 1)))
+    energy_K = ndimage.uniform_filter1d((slope_LK**2).sum(0), max(round(SLOPE_S * fs), 1))
+    steep_K = np.sqrt(np.maximum(energy_K, 0.0))  # a running sum may end a little below 0
     r, reach = round(BEFORE_S * fs), round(QRS_REACH_S * fs)
     near = slice(r - reach, r + reach + 1)
     steep = np.flatnonzero(steep_K[near] > QRS_SLOPE * steep_K[near].max())
