@@ -45,8 +45,9 @@ def write_architectures(
         "Each at the input that it declares, with five outputs. `training` and `scoring` are records/s "
         f"as shares of {base}'s, measured by turns on {threads} CPU threads with batches in memory "
         "(forward, backward and optimiser step; forward alone). Multiply-adds are those of one record's "
-        "convolutions, matrix products and recurrent layers; Fourier transforms are not counted. "
-        f"`{NOTHING}`: fitted without gradients.\n\n"
+        "convolutions, matrix products and recurrent layers; Fourier transforms are not counted. Images "
+        "are made inside the network, and counted; metadata and features are made before it, and not. "
+        f"`{NOTHING}`: fitted without gradients, as large as the data ask for.\n\n"
         f"{table}\n\n"
         f"torch {said['torch']}, Python {said['python']}. Written by `python jobs/architectures.py`.\n"
     )
@@ -57,7 +58,7 @@ def write_architectures(
 def _cells(row: Mapping[str, Any]) -> list[str]:
     return [
         str(row["architecture"]),
-        f"{row['parameters']:,}",
+        NOTHING if row["parameters"] is None else f"{row['parameters']:,}",
         _large(row["multiply_adds"]),
         str(row["input"]),
         _share(row["training"]),

@@ -57,7 +57,7 @@ def multiply_adds(model: nn.Module, inputs: ModelInputs) -> int:
         model.eval()(*example_batch(inputs, 1))
     for hook in hooks:
         hook.remove()
-    counted = counter.get_flop_counts()["Global"]
+    counted = counter.get_flop_counts().get("Global", {})  # trees have none
     return sum(n for kind, n in counted.items() if "rnn" not in str(kind)) // 2 + recurrent
 
 
@@ -110,22 +110,24 @@ def cost(name: str) -> dict[str, Any]:
     -------
     dict
         `architecture`, `parameters` (trainable), `multiply_adds` of a record, `input` in words,
-        `training` and `scoring`: records/s as shares of the base's, by turns (None for an architecture
-        that is fitted without gradients), and `source` from its docstring.
+        `training` and `scoring`: records/s as shares of the base's, by turns, and `source` from its
+        docstring. `parameters` and `training` are None for an architecture that is fitted without
+        gradients: its size is the data's.
     """
     torch.manual_seed(0)
     inputs, base_inputs = (ModelInputs.of(declared_reads(n).input) for n in (name, BASE))
     model = build_model(name, inputs, N_OUTPUTS, {})
     base = build_model(BASE, base_inputs, N_OUTPUTS, {})
+    fitted = hasattr(model, "fit")
     found: dict[str, Any] = {
         "architecture": name,
-        "parameters": count_parameters(model),
+        "parameters": None if fitted else count_parameters(model),
         "multiply_adds": multiply_adds(model, inputs),
         "input": input_in_words(inputs),
         "training": None,
     }
     found["scoring"] = _speed(_scoring_step(model, inputs), _scoring_step(base, base_inputs))
-    if not hasattr(model, "fit"):
+    if not fitted:
         found["training"] = _speed(_training_step(model, inputs), _training_step(base, base_inputs))
     return found | {"source": source_of(name)}
 
