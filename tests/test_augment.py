@@ -204,8 +204,8 @@ def test_a_wander_stays_within_its_strength_about_zero():
 def test_a_wander_differs_between_leads_and_does_not_depend_on_the_signal():
     added_BLT = wander(n=8, n_times=1000)
     assert not np.allclose(added_BLT[:, 0], added_BLT[:, 1], atol=1e-3)
-    x_BLT = torch.zeros(8, 3, 1000, dtype=torch.float64)
-    alone_BLT = seeded(x_BLT, AugmentSettings(wander=0.3)).numpy()
+    x_BLT = torch.ones(8, 3, 1000, dtype=torch.float64)
+    alone_BLT = (seeded(x_BLT, AugmentSettings(wander=0.3)) - x_BLT).numpy()
     # The noise of `wander` was drawn by a generator of its own.
     np.testing.assert_allclose(alone_BLT, added_BLT, atol=1e-12)
 
@@ -394,3 +394,11 @@ def test_a_batch_of_one_mixes_with_itself():
     batch = examples(1)
     for value, own in zip(mixed(batch, 0.4), batch, strict=True):
         torch.testing.assert_close(value, own)
+
+
+def test_absent_leads_stay_absent():
+    x_BLT = noise()
+    x_BLT[:, 1] = 0.0
+    for name, settings in CHANGES.items():
+        changed_BLT = seeded(x_BLT, settings)
+        assert (changed_BLT[:, 1] == 0).all(), name

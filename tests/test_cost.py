@@ -9,7 +9,7 @@ from torch import nn
 
 from rayecg import pipeline
 from rayecg.core.errors import SettingsError
-from rayecg.models.catalogue import ARCHITECTURES, ModelInputs
+from rayecg.models.catalogue import ARCHITECTURES, ModelInputs, build_model
 from rayecg.train import cost
 
 INPUTS = ModelInputs(("I", "II", "V2"), 100, 50)
@@ -33,6 +33,22 @@ def test_multiply_adds_by_hand():
     # Each of two directions: four gates of 8 read 3 inputs, then 16, and 8 states.
     steps = 100 * 2 * 4 * 8 * ((3 + 8) + (16 + 8))
     assert cost.multiply_adds(Sequence(), INPUTS) == steps + 16 * 5
+
+
+def test_multiply_adds_of_gated_units_and_attention_by_hand():
+    gru = build_model("gru", INPUTS, 5, {"hidden": 8, "n_layers": 1})
+    lstm = build_model("lstm", INPUTS, 5, {"hidden": 8, "n_layers": 1})
+    # Three gates instead of four; the rest is the same.
+    gate = 100 * 8 * (3 + 8)
+    assert cost.multiply_adds(lstm, INPUTS) - cost.multiply_adds(gru, INPUTS) == gate
+    assert cost.multiply_adds(gru, INPUTS) < 4 * gate
+    layers = [
+        cost.multiply_adds(build_model("ecg_transnet", INPUTS, 5, {"n_layers": n}), INPUTS)
+        for n in (1, 2)
+    ]
+    n_tokens, width, hidden = 13, 128, 256  # every eighth of 100 samples
+    linear = n_tokens * (4 * width**2 + 2 * width * hidden)
+    assert layers[1] - layers[0] == linear + 2 * n_tokens**2 * width
 
 
 def test_every_architecture_names_its_source():

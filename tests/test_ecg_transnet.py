@@ -30,9 +30,9 @@ def test_it_declares_the_common_input_and_that_it_can_read_more():
 
 def test_its_size():
     assert count_parameters(network(RECORD)) == 610_885
-    # Ten leads less in the stem; two numbers a column for the norm, two weights a feature, a bias
-    # each, and what the classifier reads of them.
-    side = 3 * 2 + 32 * (2 * 3 + 1) + 32 * 128
+    # Ten leads less in the stem; two weights a column and feature, a bias each, and what the
+    # classifier reads of them.
+    side = 32 * (2 * 3 + 1) + 32 * 128
     assert count_parameters(network(BEAT)) == 610_885 - 10 * 32 * 11 + side
 
 
@@ -136,6 +136,36 @@ def test_columns_of_any_scale_are_read_alike_and_all_is_trained():
         assert parameter.grad is not None, path
         assert torch.isfinite(parameter.grad).all(), path
     assert model.side.linear.weight.grad.abs().max() > 0
+
+
+def test_unknown_values_do_not_change_the_scale_of_known_ones():
+    model = network(BEAT).train()
+    x_BLT, known_BM = torch.randn(32, 2, 750), 1.25 + 0.05 * torch.randn(32, 3)
+    side_BM = known_BM.clone()
+    side_BM[::2, 1] = torch.nan
+    side_BM[1:, 2] = torch.nan
+    before = model.side.variance_M[2].clone()
+    for _ in range(100):
+        model(x_BLT, side_BM)
+    for column, rows in ((0, slice(None)), (1, slice(1, None, 2))):
+        own_B = known_BM[rows, column]
+        torch.testing.assert_close(model.side.mean_M[column], own_B.mean(), rtol=0, atol=1e-3)
+        variance = own_B.var(correction=0)
+        torch.testing.assert_close(model.side.variance_M[column], variance, rtol=1e-2, atol=1e-4)
+    assert model.side.variance_M[2] == before  # one value has no scale
+
+
+def test_side_inputs_come_where_there_is_a_branch_for_them():
+    x_BLT = torch.randn(2, 2, 750)
+    with pytest.raises(ValueError, match="side inputs: expected some, came none"):
+        network(BEAT)(x_BLT)
+    with pytest.raises(ValueError, match="side inputs: expected none, came some"):
+        network(ModelInputs(BEAT.leads, 750, 125))(x_BLT, torch.zeros(2, 3))
+
+
+def test_even_kernels_are_refused():
+    with pytest.raises(ValueError, match="kernels: expected odd ones"):
+        EcgTransnet(BEAT, 5, kernel=4)
 
 
 def test_a_beat_s_output_does_not_depend_on_its_neighbours_nor_on_their_columns():

@@ -96,6 +96,17 @@ def test_absent_leads_are_zero_and_a_limit():
         x_LT, 100, ("V1", "I"), dataclasses.replace(wanted, normalisation="record")
     )
     assert (normalised.x_WLT[0, [1, 3]] == 0).all()
+    accepted = prepare(x_LT, 100, ("V1", "I"), dataclasses.replace(wanted, absent_leads="accept"))
+    np.testing.assert_array_equal(accepted.x_WLT, found.x_WLT)
+    assert accepted.limits == ()
+
+
+@pytest.mark.parametrize("fs", [250, 360, 500])
+def test_a_flat_lead_is_not_spread_out(fs):
+    x_LT = np.stack([noise(1, 10 * fs)[0], np.full(10 * fs, 0.137, np.float32)])
+    wanted = dataclasses.replace(TWO, leads=("I", "V1"), normalisation="record")
+    found = prepare(x_LT, fs, ("I", "V1"), wanted)
+    assert np.abs(found.x_WLT[0, 1]).max() < 1e-3
 
 
 def test_a_record_without_any_wanted_lead_is_refused():

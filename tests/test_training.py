@@ -10,6 +10,7 @@ import pytest
 import torch
 from fake_benchmark import write_benchmark
 
+from rayecg.core.errors import DataError
 from rayecg.core.experiment import (
     ArchitectureSettings,
     InputSettings,
@@ -24,7 +25,7 @@ from rayecg.tasks.split import splits_of
 from rayecg.tasks.task import Task, example_table, load_task
 from rayecg.train.loop import train_run
 from rayecg.train.resident import Windows, resident_windows
-from rayecg.train.run import Run
+from rayecg.train.run import Run, Workers
 from rayecg.train.schedule import learning_rate, n_plateaus
 
 INPUT = InputSettings(fs=50, duration_s=4.0)
@@ -188,6 +189,14 @@ def test_a_fitted_model_goes_the_same_way(work, task, tmp_path):
     seen: list[dict[str, float]] = []
     summary = train_run(run, windows, tmp_path, on_epoch=seen.append)
     assert len(seen) == summary["epochs"] == 1
+    assert summary["n_parameters"] >= 5 * 200  # a leaf a tree, at least
     assert summary["validation"]["auroc_NORM"] == 1.0
     assert Predictor(tmp_path / "checkpoint").input == METADATA
     assert (tmp_path / "curves.csv").read_text().startswith("epoch,loss,learning_rate")
+
+
+def test_a_loss_that_is_not_finite_in_any_worker_ends_the_run_in_all(work, task, tmp_path):
+    windows = resident(work, task, tmp_path)
+    elsewhere = Workers(mean=lambda own: (own + np.nan) / 2)
+    with pytest.raises(DataError, match="run one: the training loss is not finite in epoch 0"):
+        train_run(run_of(task, "simple_cnn1d", INPUT), windows, tmp_path, elsewhere)

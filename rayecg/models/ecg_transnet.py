@@ -12,31 +12,12 @@ from torch import nn
 from torch.nn import functional
 
 from rayecg.models.catalogue import ModelInputs, reads
+from rayecg.models.resnet1d import ResidualBlock1d
 
 #: Wavelengths of the position embedding in s: from the width of a QRS to more than any window.
 WAVELENGTHS_S = (0.1, 30.0)
-
-
-def _conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv1d(n_in, n_out, kernel, stride=stride, padding=kernel // 2, bias=False),
-        nn.BatchNorm1d(n_out),
-    )
-
-
-class _Block(nn.Module):
-    """Two convolutions around a shortcut."""
-
-    def __init__(self, n_in: int, n_out: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.convs = nn.Sequential(
-            _conv(n_in, n_out, kernel, stride), nn.ReLU(), _conv(n_out, n_out, kernel)
-        )
-        same = n_in == n_out and stride == 1
-        self.shortcut = nn.Identity() if same else _conv(n_in, n_out, 1, stride)
-
-    def forward(self, x_BFT: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.convs(x_BFT) + self.shortcut(x_BFT))
+#: As batch norms have them: how fast side inputs' scale follows the batches, and what keeps it finite.
+MOMENTUM, TINY = 0.1, 1e-5
 
 
 class _Layer(nn.Module):
@@ -67,17 +48,32 @@ class _Layer(nn.Module):
 
 
 class _SideEncoder(nn.Module):
-    """Columns beside the window, brought to one scale, and whether each is known, through one layer."""
+    """Columns beside the window, brought to one scale, and whether each is known, through one layer.
+
+    The scale is that of a batch norm, but of the known values alone.
+    """
 
     def __init__(self, n_columns: int, width: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(n_columns)
+        self.mean_M: torch.Tensor
+        self.variance_M: torch.Tensor
+        self.register_buffer("mean_M", torch.zeros(n_columns))
+        self.register_buffer("variance_M", torch.ones(n_columns))
         self.linear = nn.Linear(2 * n_columns, width)
 
     def forward(self, side_BM: torch.Tensor) -> torch.Tensor:
-        known_BM = 1 - torch.isnan(side_BM).to(side_BM.dtype)
-        # What is not known is 0 before the norm, which would spread else, and 0 again behind it.
-        scaled_BM = self.norm(torch.nan_to_num(side_BM, nan=0.0)) * known_BM
+        unknown_BM = torch.isnan(side_BM)
+        known_BM = (~unknown_BM).to(side_BM.dtype)
+        side_BM = side_BM.masked_fill(unknown_BM, 0.0)
+        mean_M, variance_M = self.mean_M, self.variance_M
+        if self.training:
+            n_M = known_BM.sum(dim=0)
+            mean_M = side_BM.sum(dim=0) / n_M.clamp_min(1)
+            variance_M = ((side_BM - mean_M).square() * known_BM).sum(dim=0) / n_M.clamp_min(1)
+            several_M = n_M > 1
+            for held_M, own_M in ((self.mean_M, mean_M), (self.variance_M, variance_M)):
+                held_M.lerp_(torch.where(several_M, own_M, held_M), MOMENTUM)
+        scaled_BM = (side_BM - mean_M) * torch.rsqrt(variance_M + TINY) * known_BM
         return torch.relu(self.linear(torch.cat([scaled_BM, known_BM], dim=1)))
 
 
@@ -100,7 +96,7 @@ class EcgTransnet(nn.Module):
         Filters of the tokeniser's residual stages, each of which halves the rate but for the first;
         the stem before them halves it too. The last is the width of a token.
     kernel
-        Of the tokeniser's convolutions.
+        Of the tokeniser's convolutions; odd.
     n_layers, n_heads
         Of the encoder.
     hidden
@@ -143,10 +139,16 @@ class EcgTransnet(nn.Module):
         self.fs, self.centre_s = inputs.fs, centre_s
         self.stride = 2 ** len(widths)
         self.tokeniser = nn.Sequential(
-            _conv(len(inputs.leads), widths[0], 2 * kernel + 1, 2),
+            nn.Conv1d(
+                len(inputs.leads), widths[0], 2 * kernel + 1, stride=2, padding=kernel, bias=False
+            ),
+            nn.BatchNorm1d(widths[0]),
             nn.ReLU(),
-            _Block(widths[0], widths[0], kernel, 1),
-            *(_Block(n_in, n_out, kernel, 2) for n_in, n_out in itertools.pairwise(widths)),
+            ResidualBlock1d(widths[0], widths[0], (kernel, kernel)),
+            *(
+                ResidualBlock1d(n_in, n_out, (kernel, kernel), stride=2)
+                for n_in, n_out in itertools.pairwise(widths)
+            ),
         )
         self.encoder = nn.Sequential(
             *(_Layer(width, n_heads, hidden, dropout) for _ in range(n_layers)), nn.LayerNorm(width)
@@ -161,7 +163,16 @@ class EcgTransnet(nn.Module):
         )
 
     def forward(self, x_BLT: torch.Tensor, side_BM: torch.Tensor | None = None) -> torch.Tensor:
-        """Give logits, records by labels."""
+        """Give logits, records by labels.
+
+        Raises
+        ------
+        ValueError
+            If there are side inputs and no branch for them, or the other way round.
+        """
+        if (side_BM is None) != (self.side is None):
+            expected, came = ("none", "some") if self.side is None else ("some", "none")
+            raise ValueError(f"side inputs: expected {expected}, came {came}")
         token_BNF = self.tokeniser(x_BLT).transpose(1, 2)
         number_N = torch.arange(token_BNF.shape[1], device=x_BLT.device)
         # Seconds from the window's centre, where a beat's R peak stands.

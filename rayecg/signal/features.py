@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rayecg.signal.beat_shape import OF_LEAD, shape_columns
-from rayecg.signal.beats import rr_context
+from rayecg.signal.beats import LOWEST_FS, rr_context
 from rayecg.signal.measurements import measure, measurement_names
 
 #: Groups of which each beat has its own values.
@@ -101,7 +101,8 @@ def feature_columns(
     Raises
     ------
     ValueError
-        If features of beats are asked for and there are none, or a beat is not among all beats.
+        If features of beats are asked for and there are none, a beat is not among all beats, or the
+        rate is too low to find beats at.
     """
     beat_B: np.ndarray | None = None
     if beat_W is None:
@@ -109,6 +110,11 @@ def feature_columns(
         if wrong:
             raise ValueError(
                 f"expected beats for the features {', '.join(wrong)}, came a recording"
+            )
+        if "measurements" in groups and fs < LOWEST_FS:
+            raise ValueError(
+                f"measurements: expected fs of {LOWEST_FS:g} Hz or more, to find beats at, "
+                f"came {fs:g}"
             )
         own_W = np.zeros(1, dtype=np.int64)
     else:

@@ -18,6 +18,8 @@ from rayecg.signal.side import side_columns
 
 #: Above this share of invalid samples in the leads that are read, a record is degraded.
 MAX_INVALID = 0.2
+#: A lead of a smaller deviation (mV) is flat, and not spread out: resampling leaves ripple of 1e-5 mV.
+FLAT_MV = 1e-4
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def prepare(
         )
     if len(present) < len(settings.leads):
         absent = [lead for lead in settings.leads if lead not in position]
-        limits.append(f"absent_leads:{' '.join(absent)}")
+        if settings.absent_leads != "accept":
+            limits.append(f"absent_leads:{' '.join(absent)}")
     own_LT = np.asarray(signal_LT[[position[lead] for lead in present]], dtype=np.float32)
     invalid_LT = ~np.isfinite(own_LT)
     if invalid_LT.all():
@@ -115,7 +118,7 @@ def prepare(
     if settings.normalisation == "record":
         mean_L1 = own_LT.mean(axis=1, keepdims=True)
         spread_L1 = own_LT.std(axis=1, keepdims=True)
-        own_LT = (own_LT - mean_L1) / np.where(spread_L1 > 1e-6, spread_L1, 1.0)
+        own_LT = (own_LT - mean_L1) / np.where(spread_L1 > FLAT_MV, spread_L1, 1.0)
     if len(present) < len(settings.leads):
         x_LT = np.zeros((len(settings.leads), own_LT.shape[1]), dtype=np.float32)
         x_LT[[settings.leads.index(lead) for lead in present]] = own_LT

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from rayecg.core.catalogue import look_up
@@ -41,24 +42,25 @@ def multiply_adds(model: nn.Module, inputs: ModelInputs) -> int:
     """
     recurrent = 0
 
-    def count(layer: Any, given: tuple[torch.Tensor, ...], _: Any) -> None:
+    def count(layer: nn.RNNBase, given: tuple[torch.Tensor, ...], result: Any) -> None:
         nonlocal recurrent
         n_steps = given[0].shape[1] if layer.batch_first else given[0].shape[0]
         weights = [p.numel() for name, p in layer.named_parameters() if "weight" in name]
         recurrent += n_steps * sum(weights)
 
-    hooks = [
-        layer.register_forward_hook(count)
-        for layer in model.modules()
-        if isinstance(layer, nn.RNNBase)
-    ]
-    # What happens inside a recurrent layer is counted or not, as the kernel is; without it here.
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.RNNBase)]
+    # Whether the counter sees into a recurrent layer, and into attention, depends on the kernel:
+    # the first are counted by themselves, apart from the rest, and the second is made of products.
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
         model.eval()(*example_batch(inputs, 1))
     for hook in hooks:
         hook.remove()
-    counted = counter.get_flop_counts().get("Global", {})  # trees have none
-    return sum(n for kind, n in counted.items() if "rnn" not in str(kind)) // 2 + recurrent
+    seen = counter.get_flop_counts()
+    names = [name for name, layer in model.named_modules() if layer in layers]
+    inside = sum(sum(seen.get(f"{type(model).__name__}.{name}", {}).values()) for name in names)
+    return (sum(seen.get("Global", {}).values()) - inside) // 2 + recurrent  # trees have none
 
 
 def _training_step(model: nn.Module, inputs: ModelInputs) -> Callable[[], None]:

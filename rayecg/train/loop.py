@@ -111,9 +111,8 @@ def _fit_run(
     With several workers each fits the same, so that none waits for another's data.
     """
     train, started = windows["train"], time.perf_counter()
-    _, side_WM = train.take(np.arange(len(train)))
     fit: Any = model.fit
-    fit(side_WM, train.target_WC, run.task.kind, weight_C, run.seed)
+    fit(train.all_WM[train.row_W], train.target_WC, run.task.kind, weight_C, run.seed)
     model.eval()
     seconds = time.perf_counter() - started
     row = {"epoch": 0, "loss": math.nan, "learning_rate": math.nan}
@@ -201,12 +200,14 @@ def _train_epoch(
             nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
         optimizer.step()
         total += float(loss.detach())
-    if not math.isfinite(total):
+    # Of all workers: if one alone gave up, the others would wait for it.
+    mean = workers.mean(total / n_batches)
+    if not math.isfinite(mean):
         raise DataError(f"run {run.name}: the training loss is not finite in epoch {epoch}")
     seconds = time.perf_counter() - started
     return {
         "epoch": epoch,
-        "loss": total / n_batches,
+        "loss": mean,
         "learning_rate": rate,
         "examples_per_s": min(len(order), n_batches * settings.batch_size) / seconds,
     }

@@ -38,7 +38,8 @@ class Run:
 class Workers:
     """The worker group of a run, as its own worker sees it (one alone by default).
 
-    `wrap` makes a network data-parallel; `agree` gives every worker the first one's value.
+    `wrap` makes a network data-parallel; `agree` gives every worker the first one's value, `mean` the
+    mean of all.
     """
 
     rank: int = 0
@@ -46,6 +47,7 @@ class Workers:
     device: torch.device = CPU
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
     agree: Callable[[Any], Any] = lambda value: value
+    mean: Callable[[float], float] = lambda value: value
 
 
 @dataclass

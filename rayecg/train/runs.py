@@ -227,6 +227,7 @@ def _worker(config: dict[str, Any]) -> None:
         device=ray.train.torch.get_device(),
         wrap=_data_parallel,
         agree=_agree,
+        mean=_mean,
     )
     while True:
         run = _agree(ray.get(queue.next.remote(group)) if workers.rank == 0 else None)
@@ -281,3 +282,12 @@ def _agree(value: Any) -> Any:
     values = [value]
     torch.distributed.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def _mean(value: float) -> float:
+    """Give every worker of the group the mean of their values."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return value
+    total = torch.tensor([value], dtype=torch.float64, device=ray.train.torch.get_device())
+    torch.distributed.all_reduce(total)
+    return float(total) / torch.distributed.get_world_size()
