@@ -105,14 +105,38 @@ def test_missing_evidence_is_not_checked(rule_id: str, tmp_path: Path) -> None:
     assert all("test" in finding.taints for finding in findings)
 
 
-@pytest.mark.parametrize("rule_id", list(RULES))
-def test_damaged_evidence_is_not_checked(rule_id: str, recordings: Path) -> None:
+def test_damaged_evidence_is_not_checked(recordings: Path) -> None:
     for file in (recordings / "work").rglob("*.*"):
         if file.is_file():
             file.write_bytes(b"{")
-    findings = check(recordings, rule_id)
+    findings = audit(recordings / "work", recordings)
+    assert [finding.rule_id for finding in findings] == list(RULES)
     assert {finding.verdict for finding in findings} == {"not checked"}
     assert str(recordings) not in str(findings)
+    assert len(read_json(recordings / "findings.json", list)) == len(RULES)
+
+
+@pytest.mark.parametrize("fold", [None, 0])
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [
+        ("examples.parquet", {*RULES} - {"selection-on-test", "fit-outside-training"}),
+        ("task.json", {"patient-alias"}),
+    ],
+)
+def test_one_damaged_file_leaves_the_other_rules_checked(
+    recordings: Path, name: str, rules: set[str], fold: int | None
+) -> None:
+    """The file may be one that folds share."""
+    edit_examples(recordings, lambda table: table.assign(fold=fold))
+    for run in RUNS:
+        file = recordings / "work" / "train" / run / "run.json"
+        edit_json(file, lambda tree: tree.update(fold=fold))
+    (recordings / "work" / name).write_bytes(b"junk")
+    findings = audit(recordings / "work", recordings)
+    open_ones = {f.rule_id for f in findings if f.verdict == "not checked"}
+    assert open_ones == rules
+    assert {f.verdict for f in findings} == {"passed", "not checked"}
 
 
 def test_patient_on_two_sides_fires(recordings: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from rayecg.core.experiment import (
     Experiment,
     ImageSettings,
     InputSettings,
+    LossSettings,
 )
 from rayecg.core.session import RaySettings
 from rayecg.core.settings import Overrides, build, load_settings, to_tree
@@ -141,7 +143,25 @@ def test_wrong_types_name_the_place(tmp_path, text, expected):
             "architectures[0]: train: scaling is the same for all architectures",
         ),
         ("split: {protocol: kfold, k: 2}", "split: k: expected 3 or more, came 2"),
-        ("split: {fractions: [0.5, 0.5, 0.5]}", "split: fractions: expected three above 0"),
+        (
+            "split: {protocol: holdout, fractions: [0.5, 0.5, 0.5]}",
+            "split: fractions: expected three above 0",
+        ),
+        (
+            "split: {protocol: holdout, fractions: [.nan, 0.5, 0.5]}",
+            "split: fractions: expected three above 0 that add up to 1, came (nan, 0.5, 0.5)",
+        ),
+        ("train: {weight_decay: -1}", "train: weight_decay: expected 0 or more, came -1.0"),
+        ("train: {weight_decay: .nan}", "train: weight_decay: expected 0 or more, came nan"),
+        ("train: {weight_decay: .inf}", "train: weight_decay: expected 0 or more, came inf"),
+        (
+            "train: {learning_rate: .inf}",
+            "learning_rate: expected more than 0, and finite, came inf",
+        ),
+        (
+            "train: {gradient_clip: .inf}",
+            "gradient_clip: expected more than 0, and finite, came inf",
+        ),
         ("train: {plateau_factor: 1.0}", "train: plateau_factor: expected between 0 and 1"),
         ("ray: {num_cpus: 0}", "ray: num_cpus: expected at least 1, came 0"),
         ("architectures: []", "architectures, seeds: expected at least one of each"),
@@ -153,6 +173,105 @@ def test_wrong_types_name_the_place(tmp_path, text, expected):
 )
 def test_values_that_cannot_be(tmp_path, text, expected):
     assert expected in error_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("split: {k: 9}", "split: k: expected its default 5 with protocol 'task', which does not"),
+        ("split: {seed: 1}", "read it (kfold, holdout, rotate would), came 1"),
+        ("split: {fractions: [0.8, 0.1, 0.1]}", "read it (holdout would), came (0.8, 0.1, 0.1)"),
+        (
+            "split: {protocol: holdout, k: 9}",
+            "split: k: expected its default 5 with protocol 'hold",
+        ),
+        ("split: {protocol: kfold, fractions: [0.8, 0.1, 0.1]}", "fractions: expected its default"),
+        (
+            "split: {protocol: rotate, fractions: [0.8, 0.1, 0.1]}",
+            "fractions: expected its default",
+        ),
+        (
+            "train: {loss: {name: bce, alpha: 0.3}}",
+            "alpha: expected its default None with name 'bce'",
+        ),
+        ("train: {loss: {gamma: 3}}", "read it (focal would), came 3"),
+        ("train: {loss: {name: focal, clip: 0.1}}", "read it (asymmetric would), came 0.1"),
+        (
+            "train: {loss: {name: asymmetric, gamma: 1}}",
+            "train.loss: gamma: expected its default 2.0",
+        ),
+    ],
+)
+def test_what_would_be_ignored_is_refused(tmp_path, text, expected):
+    assert expected in error_of(tmp_path, text)
+
+
+def test_what_is_read_is_taken(tmp_path):
+    fractions = "fractions: [0.8, 0.1, 0.1]"
+    for protocol, more in (("kfold", "k: 9"), ("rotate", "k: 9"), ("holdout", fractions)):
+        found = load(tmp_path, f"split: {{protocol: {protocol}, seed: 1, {more}}}").split
+        assert found.protocol == protocol
+        assert found.seed == 1
+    found = load(tmp_path, "", "split.protocol=kfold", "split.k=9")
+    assert found.split.k == 9
+
+
+def test_the_loss_of_one_architecture_is_checked_with_what_it_differs_from(tmp_path):
+    focal = "train: {loss: {name: focal, alpha: 0.3}}\n"
+    own = load(tmp_path, focal + "architectures: [{name: a, train: {loss: {gamma: 3}}}]")
+    found = own.architectures[0].train.applied_to(own.train, "a", "train")
+    assert found.loss == LossSettings("focal", gamma=3.0, alpha=0.3)
+    own = load(tmp_path, focal + "architectures: [{name: a, train: {loss: bce}}]")
+    with pytest.raises(SettingsError, match=r"a: train\.loss: alpha: expected its default None"):
+        own.architectures[0].train.applied_to(own.train, "a", "train")
+
+
+@pytest.mark.parametrize("empty", ["loss:", "loss: {}", "loss: null, augment:"])
+def test_an_empty_section_of_one_architecture_changes_nothing(tmp_path, empty):
+    text = "train: {loss: focal, augment: {noise: 0.1}}\n"
+    found = load(tmp_path, f"{text}architectures: [{{name: a, train: {{{empty}}}}}]")
+    assert found.architectures[0].train.applied_to(found.train, "a") == found.train
+    # Where a section can be absent, null says so.
+    assert load(tmp_path, "input: {image: }").input == {"image": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "{train: {augment: foo}}",
+            "train.augment: expected a section of keys and values, came 'foo'",
+        ),
+        ("{train: {loss: foo}}", "train.loss.name: expected one of auto, bce, cross_entropy"),
+        (
+            "{input: {image: {SHORTHAND: x}}}",
+            "input.image.SHORTHAND' (known: backend, kind, n_bins,",
+        ),
+        ("{input: {SHORTHAND: x}}", "unknown key 'architectures[0].input.SHORTHAND'"),
+    ],
+)
+def test_wrong_fields_of_one_architecture(tmp_path, text, expected):
+    message = error_of(tmp_path, f"architectures: [{text}]")
+    assert expected in message
+    assert "architectures[0]" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"duration_s": float("inf")}, "duration_s: expected more than 0, and finite, came inf"),
+        ({"duration_s": float("nan")}, "duration_s: expected more than 0, came nan"),
+        ({"duration_s": 1e307}, "fs, duration_s: expected 1e6 (Hz, s) or less each"),
+        ({"fs": 10**400}, "fs, duration_s: expected 1e6 (Hz, s) or less each"),
+        (
+            {"bandpass_hz": [1, float("inf")]},
+            "bandpass_hz: expected 0 < low < high, came (1.0, inf)",
+        ),
+    ],
+)
+def test_an_input_that_has_no_end_is_refused(change, expected):
+    with pytest.raises(SettingsError, match=re.escape(expected)):
+        Overrides(change).applied_to(InputSettings(), "here", "input")
 
 
 def test_a_variant_with_a_label_of_its_own_is_no_duplicate(tmp_path):

@@ -91,13 +91,13 @@ patient_lists = st.lists(st.sampled_from([*map(str, range(30)), None]), max_size
 @settings(max_examples=25)
 @given(
     patients=patient_lists,
-    protocol=st.sampled_from(["kfold", "holdout"]),
-    k=st.integers(3, 6),
+    asked=st.just({"protocol": "holdout"})
+    | st.builds(lambda k: {"protocol": "kfold", "k": k}, st.integers(3, 6)),
     seed=st.integers(0, 1000),
 )
-def test_no_patient_stands_on_two_sides(patients, protocol, k, seed):
+def test_no_patient_stands_on_two_sides(patients, asked, seed):
     records = records_of(patients)
-    for table in tables(PTBXL, records, protocol=protocol, k=k, seed=seed):
+    for table in tables(PTBXL, records, **asked, seed=seed):
         assert all(len(sides) == 1 for sides in sides_of(table, "patient_id").values())
         assert set(table["split"]) == set(SPLITS)
         assert table["reason"].isna().all()
@@ -238,6 +238,18 @@ def test_excluded_records_are_outside_every_split(protocol):
         assert set(outside["record_id"]) == {"100", "202", *PACED}
         assert set(outside["reason"]) == {"outside the protocol"}
         assert set(sides_of(table, "record_id")) == {*DS1, *DS2} - {"100", "202"}
+
+
+@pytest.mark.parametrize("protocol", ["task", "kfold", "holdout", "rotate"])
+def test_to_leave_out_what_is_not_there_is_refused(protocol):
+    records = beats_of([*DS1, *DS2, *PACED])
+    with pytest.raises(
+        DataError, match=r"among the 48 records that could be read, came 'nope', 'x'$"
+    ):
+        tables(MITBIH, records, protocol=protocol, exclude=("x", "202", "nope"))
+    # A task's own list is of the whole archive, of which the first records may be all there is.
+    [table] = tables(INTRA, beats_of(DS1), exclude=("201",))
+    assert set(table.loc[table["split"] == "none", "record_id"]) == {"201"}
 
 
 def test_a_record_without_patient_is_its_own_even_under_a_patients_name():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,26 +21,31 @@ class Evidence:
     ----------
     work
         The folder `OUT/work`.
+    fold
+        The fold whose evidence it is; None for all there is.
     """
 
-    def __init__(self, work: Path) -> None:
-        self.work = Path(work)
-        self.fold: int | None = None
+    def __init__(self, work: Path, fold: int | None = None) -> None:
+        self.work, self.fold = Path(work), fold
 
     @cached_property
     def folds(self) -> list[Evidence]:
-        """The evidence of each fold; this one alone if there is one split."""
-        every = self.every_example
-        if every is None or "fold" not in every or every["fold"].isna().all():
-            return [self]
-        found = []
-        for fold in sorted(every["fold"].dropna().unique()):
-            one = Evidence(self.work)
-            one.fold = int(fold)
-            for name in ("task", "shards", "records", "every_example"):  # read once for all
-                one.__dict__[name] = getattr(self, name)
-            found.append(one)
-        return found
+        """The evidence of each fold; this one alone if there is one split.
+
+        What is damaged raises when a rule asks for it, and not here.
+        """
+        found: list[Evidence] = []
+        with suppress(Exception):
+            every = self.every_example
+            if every is not None and "fold" in every:
+                folds = sorted(every["fold"].dropna().unique())
+                found = [Evidence(self.work, int(fold)) for fold in folds]
+        for name in ("task", "shards", "records", "every_example"):  # read once for all
+            with suppress(Exception):
+                value = getattr(self, name)
+                for one in found:
+                    one.__dict__[name] = value
+        return found or [self]
 
     @cached_property
     def task(self) -> dict[str, Any] | None:

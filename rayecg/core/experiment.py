@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from rayecg.core.session import RaySettings
@@ -20,8 +21,22 @@ STANDARD_LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4",
 def _positive(settings: Any, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}: expected more than 0, came {value}")
+        if value is not None and not 0 < value < math.inf:
+            finite = ", and finite" if value == math.inf else ""
+            raise ValueError(f"{name}: expected more than 0{finite}, came {value}")
+
+
+def _default_unless_read(settings: Any, choice: str, reads: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse what would be ignored: `reads` lists the fields that only some values of `choice` read."""
+    chosen = getattr(settings, choice)
+    for own in fields(settings):
+        readers = [name for name, names in reads.items() if own.name in names]
+        value = getattr(settings, own.name)
+        if readers and chosen not in readers and value != own.default:
+            raise ValueError(
+                f"{own.name}: expected its default {own.default} with {choice} {chosen!r}, which does "
+                f"not read it ({', '.join(readers)} would), came {value}"
+            )
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,8 @@ class SplitSettings:
     turn, validating on the next one; "holdout" divides the patients by `fractions`; "rotate" keeps
     the task's test split and validates on each of `k` groups of its other patients in turn. Groups
     are drawn by patient, with labels spread evenly, from `seed`. `exclude` leaves out records by id.
+
+    A task's own split is the same for everyone, also where it is a draw, so "task" reads no `seed`.
     """
 
     SHORTHAND: ClassVar[str] = "protocol"
@@ -105,12 +122,16 @@ class SplitSettings:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        folds = ("k", "seed")
+        reads = {"kfold": folds, "holdout": ("fractions", "seed"), "rotate": folds}
+        _default_unless_read(self, "protocol", reads)
         least = 3 if self.protocol == "kfold" else 2
         if self.k < least:
             raise ValueError(f"k: expected {least} or more, came {self.k}")
         if self.seed < 0:
             raise ValueError(f"seed: expected 0 or more, came {self.seed}")
-        if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-9:
+        whole = abs(sum(self.fractions) - 1) <= 1e-9  # false for NaN
+        if not whole or min(self.fractions) <= 0:
             raise ValueError(
                 f"fractions: expected three above 0 that add up to 1, came {self.fractions}"
             )
@@ -143,7 +164,8 @@ class InputSettings:
     A window of `duration_s` at `fs` Hz of `leads`; for beat-wise tasks it is centred on the R peak.
     `bandpass_hz` filters the whole record before it is resampled; `normalisation` "record" makes
     each lead of the record zero mean and unit variance, "none" leaves mV. `absent_leads` "zero" lets
-    a record without some of the leads be read as 0 there (and marked degraded), "refuse" does not.
+    a record without some of the leads be read as 0 there, and marks it degraded; "accept" does not
+    mark it, which is right where the training records lack leads too; "refuse" does not read it.
     `combine` says how the logits of a longer recording's windows become the record's.
 
     `metadata` and `features` give the network columns of numbers beside the window (its side inputs,
@@ -159,7 +181,7 @@ class InputSettings:
     leads: tuple[str, ...] = STANDARD_LEADS
     bandpass_hz: tuple[float, float] | None = None
     normalisation: Literal["none", "record"] = "none"
-    absent_leads: Literal["zero", "refuse"] = "zero"
+    absent_leads: Literal["zero", "accept", "refuse"] = "zero"
     combine: Literal["mean", "max"] = "mean"
     metadata: tuple[Literal["age", "sex"], ...] = ()
     features: tuple[Literal["rhythm", "beat_shape", "measurements"], ...] = ()
@@ -168,6 +190,10 @@ class InputSettings:
 
     def __post_init__(self) -> None:
         _positive(self, "fs", "duration_s")
+        if self.fs > 1e6 or self.duration_s > 1e6:
+            raise ValueError(
+                f"fs, duration_s: expected 1e6 (Hz, s) or less each, came {self.fs}, {self.duration_s}"
+            )
         for name in ("leads", "metadata", "features"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"{name}: expected each once, came {getattr(self, name)}")
@@ -175,7 +201,9 @@ class InputSettings:
             raise ValueError("leads: expected at least one")
         if self.n_times < 8:
             raise ValueError(f"fs x duration_s: expected 8 samples or more, came {self.n_times}")
-        if self.bandpass_hz is not None and not 0 < self.bandpass_hz[0] < self.bandpass_hz[1]:
+        if self.bandpass_hz is not None and not (
+            0 < self.bandpass_hz[0] < self.bandpass_hz[1] < math.inf
+        ):
             raise ValueError(f"bandpass_hz: expected 0 < low < high, came {self.bandpass_hz}")
         if self.image is not None and self.image.size > self.n_times:
             raise ValueError(
@@ -278,6 +306,8 @@ class LossSettings:
     `gamma_negative`, `clip`) multilabel tasks. `class_weights` are taken from the training examples:
     "sqrt_inverse" and "inverse" of each label's frequency, or for multilabel tasks "negatives", the
     number of negatives a positive.
+
+    What the loss does not read must keep its default; "auto" reads `class_weights` alone.
     """
 
     SHORTHAND: ClassVar[str] = "name"
@@ -290,6 +320,8 @@ class LossSettings:
     clip: float = 0.05
 
     def __post_init__(self) -> None:
+        asymmetric = ("gamma_positive", "gamma_negative", "clip")
+        _default_unless_read(self, "name", {"focal": ("gamma", "alpha"), "asymmetric": asymmetric})
         for name in ("gamma", "gamma_positive", "gamma_negative"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected 0 or more, came {getattr(self, name)}")
@@ -305,8 +337,9 @@ class TrainSettings:
 
     `examples_per_epoch` draws that many training examples without replacement instead of all.
     `monitor` is what the best epoch, `patience` and the "plateau" schedule go by: the task's primary
-    metric on validation, or the loss there. "plateau" multiplies the learning rate by
-    `plateau_factor` after `plateau_patience` epochs without a better one.
+    metric on validation, or the loss there: plain, unweighted BCE or cross-entropy, whatever `loss`
+    says. "plateau" multiplies the learning rate by `plateau_factor` after `plateau_patience` epochs
+    without a better one.
     """
 
     epochs: int = 12
@@ -330,6 +363,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch_size", "learning_rate", "patience", "examples_per_epoch")
         _positive(self, "gradient_clip", "plateau_patience")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay: expected 0 or more, came {self.weight_decay}")
         if not 0 < self.plateau_factor < 1:
             raise ValueError(
                 f"plateau_factor: expected between 0 and 1, came {self.plateau_factor}"

@@ -62,7 +62,8 @@ def load_settings(kind: type[T], path: str | Path | None, overrides: Sequence[st
     path
         A YAML file holding a mapping; None starts from the defaults.
     overrides
-        Strings `section.key=value`; the value is read as YAML.
+        Strings `section.key=value`; the value is read as YAML. They are applied one after another,
+        and each must leave settings that are valid: `split.protocol=kfold` goes before `split.k=9`.
 
     Raises
     ------
@@ -126,20 +127,24 @@ def build(kind: type[T], tree: Mapping[str, Any], origin: str, place: str = "") 
 def _some_fields(kind: Any, tree: Mapping[str, Any], origin: str, place: str) -> dict[str, Any]:
     """Check some fields of a dataclass, each by itself; sections keep what they say alone."""
     hints = typing.get_type_hints(kind)
-    found = {}
+    names = [field.name for field in dataclasses.fields(kind)]
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         at = f"{place}.{key}"
-        if key not in hints:
-            raise SettingsError(f"{origin}: unknown key {at!r} ({nearest(str(key), hints)})")
+        if key not in names:
+            raise SettingsError(f"{origin}: unknown key {at!r} ({nearest(str(key), names)})")
         sections: list[Any] = [
             part
             for part in (hints[key], *typing.get_args(hints[key]))
             if dataclasses.is_dataclass(part)
         ]
-        if sections and isinstance(value, Mapping):
+        shorthand = getattr(sections[0], "SHORTHAND", None) if sections else None
+        if hints[key] in sections and value is None:
+            found[key] = {}  # an empty section changes nothing
+        elif sections and isinstance(value, Mapping):
             found[key] = _some_fields(sections[0], value, origin, at)
-        elif sections and isinstance(value, str):
-            found[key] = {sections[0].SHORTHAND: value}
+        elif shorthand and isinstance(value, str):
+            found[key] = _some_fields(sections[0], {shorthand: value}, origin, at)
         else:
             found[key] = to_tree(_convert(hints[key], value, origin, at))
     return found
@@ -240,7 +245,7 @@ def _float(value: Any, wrong: Any) -> float:
         raise wrong("a number")
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise wrong("a number") from None
 
 

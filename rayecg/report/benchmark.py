@@ -163,6 +163,16 @@ class Benchmark:
         """How many splits there are."""
         return max(self.examples["fold"].nunique(), 1)
 
+    @cached_property
+    def tests_once(self) -> bool:
+        """Whether no example is in the test split of two folds, so that counts add up over folds."""
+        return not self.split_examples("test").duplicated(["record_id", "offset"]).any()
+
+    @property
+    def over(self) -> str:
+        """What means are taken over, in words."""
+        return "seeds" if self.n_folds == 1 else "seeds and folds"
+
     def split_examples(self, split: str, fold: int | None = None) -> pd.DataFrame:
         """Give the examples of a split, of one fold where there are several."""
         own = self.examples["split"] == split

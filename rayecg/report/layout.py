@@ -61,7 +61,7 @@ def _numeric(*columns: int) -> frozenset[int]:
 
 
 def summary_table(results: Results) -> Table:
-    """Lay out the summary over seeds."""
+    """Lay out the summary over seeds and folds."""
     primary, summary = results.benchmark.primary, results.summary
     others = [metric for metric in METRICS if metric != primary]
     rows = []
@@ -95,17 +95,25 @@ def summary_table(results: Results) -> Table:
     )
     chosen = frozenset(i for i, is_it in enumerate(summary.get("chosen", ())) if is_it)
     return Table(
-        _caption(f"Architectures, mean over {_over(results)}", results.benchmark),
+        _caption(f"Architectures, mean over {results.benchmark.over}", results.benchmark),
         columns,
         rows,
         _numeric(*range(1, len(columns) - 1)),
         chosen,
-        _scored_notes(results),
+        (*_order_notes(results), *_scored_notes(results)),
     )
 
 
-def _over(results: Results) -> str:
-    return "seeds" if results.benchmark.n_folds == 1 else "seeds and folds"
+def _order_notes(results: Results) -> tuple[str, ...]:
+    """Say which architectures lack a fold, and so do not compare with the others."""
+    summary = results.summary
+    if results.benchmark.n_folds == 1 or not len(summary) or summary["complete"].all():
+        return ()
+    lacking = listed(list(summary.loc[~summary["complete"], "architecture"]))
+    return (
+        f"Not every seed and fold is there of {lacking}: means over the rest do not compare, so these "
+        "come last and are not chosen.",
+    )
 
 
 def _scored_notes(results: Results) -> tuple[str, ...]:
@@ -114,16 +122,19 @@ def _scored_notes(results: Results) -> tuple[str, ...]:
     if not len(done):
         return ()
     notes = []
-    n_test = int(done["n_test"].max())
-    missing = int(done["n_test_missing"].max())
-    text = f"The test split has {some(n_test, unit)}."
+    n_test, missing, abstained = (
+        tables.largest_count(done, name, results.benchmark) or 0
+        for name in ("n_test", "n_test_missing", "n_test_abstained")
+    )
+    several = results.benchmark.n_folds > 1 and results.benchmark.tests_once
+    where = "test splits of the folds together have" if several else "test split has"
+    text = f"The {where} {some(n_test, unit)}."
     if missing:
         text += (
             f" Up to {some(missing, unit)} of them have no probability (the record was quarantined, "
             "or no window could be cut): they are counted here and in no metric."
         )
     notes.append(text)
-    abstained = int(done["n_test_abstained"].max())
     if abstained:
         notes.append(
             f"For up to {some(abstained, unit)} a run abstained (the record breaks a limit of the "
@@ -167,7 +178,9 @@ def per_class_table(results: Results) -> Table:
     rows.sort(key=lambda row: order[row[0]])
     columns = ("label", "architecture", "positive", *map(metric_title, metrics), "audit")
     return Table(
-        _caption(f"Labels on the test split, mean over {_over(results)}", results.benchmark),
+        _caption(
+            f"Labels on the test split, mean over {results.benchmark.over}", results.benchmark
+        ),
         columns,
         rows,
         _numeric(*range(2, 8)),

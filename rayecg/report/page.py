@@ -17,6 +17,7 @@ from rayecg.report import layout
 from rayecg.report.layout import Table
 from rayecg.report.results import Results
 from rayecg.report.style import Plot
+from rayecg.report.tables import largest_count
 from rayecg.report.text import (
     NOTHING_NOTE,
     SPREAD_NOTE,
@@ -81,7 +82,7 @@ def headline(results: Results) -> list[dict[str, str]]:
     metric = metric_title(benchmark.primary)
     items = []
     if chosen is None:
-        items.append({"name": "Chosen on validation", "value": "no run finished", "note": ""})
+        items.append({"name": "Chosen on validation", "value": results.none_chosen, "note": ""})
     else:
         validation = number(results.chosen_figure("validation"))
         items.append(
@@ -91,18 +92,12 @@ def headline(results: Results) -> list[dict[str, str]]:
                 "note": f"validation {metric} {validation}",
             }
         )
-        own = str(chosen["verdict"])
-        scored = (
-            "not scored"
-            if chosen["status"] != "ok"
-            else some(int(chosen["n_test_scored"]), f"test {benchmark.unit}")
-            + (" in its first fold" if benchmark.n_folds > 1 else "")
-        )
+        own = results.chosen_verdict
         items.append(
             {
                 "name": f"Its test {metric}",
                 "value": number(results.chosen_figure("test")),
-                "note": scored + (f"; audit: {own}" if own != "passed" else ""),
+                "note": _scored(results) + (f"; audit: {own}" if own != "passed" else ""),
             }
         )
     n_failed = len(results.runs) - len(results.done)
@@ -121,6 +116,17 @@ def headline(results: Results) -> list[dict[str, str]]:
         }
     )
     return items
+
+
+def _scored(results: Results) -> str:
+    """Say what the test figure of the choice rests on."""
+    chosen = results.runs[results.runs["chosen"]]
+    done = chosen[chosen["status"] == "ok"]
+    n = largest_count(done, "n_test_scored", results.benchmark)
+    if n is None:
+        return "not scored"
+    lacking = "" if len(done) == len(chosen) else f" in {len(done)} of {len(chosen)} runs"
+    return some(n, f"test {results.benchmark.unit}") + lacking
 
 
 def audit_counts(results: Results) -> str:

@@ -39,11 +39,11 @@ def primary_metric(results: Results) -> Iterator[Plot]:
     axes = tidy(figure.add_subplot(), x=f"{metric_title(primary)}", grid="x")
     said = []
     for i, name in enumerate(names):
-        own = done[done["architecture"] == name].sort_values("seed", kind="stable")
+        own = done[done["architecture"] == name].sort_values(["seed", "fold"], kind="stable")
         values = own[test].to_numpy(dtype=float)
         mean = float(values.mean())
         sd = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-        # Seeds are set apart a little, so that equal figures do not hide one another.
+        # Runs are set apart a little, so that equal figures do not hide one another.
         y = i + (np.linspace(-0.13, 0.13, len(own)) if len(own) > 1 else np.zeros(1))
         axes.plot([values.min(), values.max()], [i, i], color=colour(i), lw=7, alpha=0.18)
         axes.scatter(
@@ -54,10 +54,10 @@ def primary_metric(results: Results) -> Iterator[Plot]:
             facecolors="white",
             edgecolors=PALE,
             linewidths=1.0,
-            label="validation, each seed" if i == 0 else None,
+            label="validation, each run" if i == 0 else None,
         )
         axes.scatter(
-            values, y, s=36, color=colour(i), zorder=3, label="test, each seed" if i == 0 else None
+            values, y, s=36, color=colour(i), zorder=3, label="test, each run" if i == 0 else None
         )
         axes.plot([mean, mean], [i - 0.32, i + 0.32], color=colour(i), lw=2.2, zorder=4)
         chosen = own["chosen"].to_numpy(dtype=bool)
@@ -82,6 +82,7 @@ def primary_metric(results: Results) -> Iterator[Plot]:
             va="center",
             annotation_clip=False,
         )
+    over = results.benchmark.over
     axes.set_yticks(range(len(names)), _names(names))
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.margins(x=0.08)
@@ -90,15 +91,16 @@ def primary_metric(results: Results) -> Iterator[Plot]:
         "primary_metric",
         "results",
         f"{_capital(metric_title(primary))} on the test split",
-        "Each dot is one run; the bar marks the mean over seeds, the band reaches from the lowest to "
-        "the highest. Hollow diamonds are the same runs on validation. Ordered by validation.",
-        f"Test {metric_title(primary)}, mean ± standard deviation over seeds: {'; '.join(said)}.",
+        f"Each dot is one run; the bar marks the mean over {over}, the band reaches from the lowest to "
+        "the highest. Hollow diamonds are the same runs on validation. Ordered as the summary is, by "
+        "validation.",
+        f"Test {metric_title(primary)}, mean ± standard deviation over {over}: {'; '.join(said)}.",
         figure,
     )
 
 
 def per_class(results: Results) -> Iterator[Plot]:
-    """Draw each label's test AUROC, means over seeds, as a table of shades."""
+    """Draw each label's test AUROC, means over runs, as a table of shades."""
     table, labels = results.per_class, results.benchmark.drawn_labels
     if not len(table) or not table["auroc_mean"].notna().any():
         return
@@ -129,8 +131,8 @@ def per_class(results: Results) -> Iterator[Plot]:
         "per_class_auroc",
         "classes",
         "AUROC of each label on the test split",
-        "Means over seeds, with the number of positive test examples. Darker is higher."
-        + results.benchmark.drawn_note,
+        f"Means over {results.benchmark.over}, with the number of positive test examples. Darker is "
+        f"higher.{results.benchmark.drawn_note}",
         f"Test AUROC by architecture and label. {'; '.join(said)}.",
         figure,
     )

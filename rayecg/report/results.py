@@ -42,9 +42,15 @@ class Results:
 
     @cached_property
     def chosen(self) -> pd.Series | None:
-        """The run with the best validation figure, if any finished."""
+        """The run with the best validation figure, or the first of the chosen architecture's."""
         found = self.runs[self.runs["chosen"]]
         return found.iloc[0] if len(found) else None
+
+    @property
+    def none_chosen(self) -> str:
+        """Why nothing was chosen, where nothing was."""
+        some = self.runs[f"validation_{self.benchmark.primary}"].notna().any()
+        return "no architecture finished every fold" if some else "no run finished"
 
     @property
     def chosen_name(self) -> str:
@@ -54,6 +60,12 @@ class Results:
         if self.benchmark.n_folds == 1:
             return str(self.chosen["run"])
         return f"{self.chosen['architecture']}, mean of {int(self.runs['chosen'].sum())} runs"
+
+    @cached_property
+    def chosen_verdict(self) -> str:
+        """The audit's word on the test figure of what was chosen."""
+        own = self.done.loc[self.done["chosen"], "run"]
+        return verdict(self.benchmark.findings, own) if len(own) else "no figures"
 
     def chosen_figure(self, part: str) -> float:
         """Give the primary metric of what was chosen, on `validation` or `test`."""

@@ -146,17 +146,30 @@ def _absent(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> list[dic
 def _best(rows: Iterable[Mapping[str, Any]], column: str, by_fold: bool) -> set[str]:
     """Name the finished run with the highest validation figure; the first of equals.
 
-    With folds, whose figures do not compare with one another, all finished runs of the architecture
-    with the highest mean.
+    With folds, whose figures do not compare with one another, all runs of the architecture with the
+    highest mean, among those that lack no run.
     """
-    done = pd.DataFrame([row for row in rows if row["status"] in ("ok", "not scored")])
-    if not len(done) or column not in done:
+    runs = pd.DataFrame(list(rows))
+    if column not in runs:
         return set()
-    values = done.groupby("architecture" if by_fold else "run", sort=False)[column].mean()
-    if values.isna().all():
+    done = runs[runs["status"].isin(["ok", "not scored"]) & runs[column].notna()]
+    if by_fold:
+        done = done[done["architecture"].isin(complete(runs, done))]
+    if not len(done):
         return set()
-    best = values.idxmax()
-    return set(done.loc[done["architecture" if by_fold else "run"] == best, "run"])
+    by = "architecture" if by_fold else "run"
+    best = done.groupby(by, sort=False)[column].mean().idxmax()
+    return set(done.loc[done[by] == best, "run"])
+
+
+def complete(runs: pd.DataFrame, done: pd.DataFrame) -> set[str]:
+    """Name the architectures that have a row of `done` for every seed and fold of `runs`.
+
+    A mean over the easy folds alone would beat one over all of them.
+    """
+    n_planned = len(runs[["seed", "fold"]].drop_duplicates())
+    n_done = done.drop_duplicates(["architecture", "seed", "fold"])["architecture"].value_counts()
+    return set(n_done.index[n_done == n_planned])
 
 
 def verdict(findings: Sequence[Mapping[str, Any]] | None, runs: Iterable[str]) -> str:

@@ -6,12 +6,11 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from rayecg.core.errors import ERROR_CODES
 from rayecg.report.benchmark import Benchmark
-from rayecg.report.runs import METRICS, verdict
+from rayecg.report.runs import METRICS, complete, verdict
 from rayecg.tasks.task import SPLITS
 
 
@@ -27,18 +26,32 @@ def _spread(values: pd.Series) -> dict[str, float]:
     }
 
 
+def largest_count(runs: pd.DataFrame, column: str, benchmark: Benchmark) -> int | None:
+    """Count test examples over the folds of each architecture and seed; gives the largest count.
+
+    Where folds test on the same examples, these are counted once.
+    """
+    each = runs[runs[column].notna()].groupby(["architecture", "seed"], dropna=False)[column]
+    counts = each.sum() if benchmark.tests_once else each.max()
+    return int(counts.max()) if len(counts) else None
+
+
 def summary(runs: pd.DataFrame, benchmark: Benchmark) -> pd.DataFrame:
     """Give one row per architecture: mean, standard deviation and range over its seeds.
 
     Ordered by the mean validation figure of the primary metric, as nothing is ordered or chosen by
-    test figures. An architecture without a finished run keeps its row.
+    test figures. With folds, whose figures do not compare with one another, an architecture that
+    lacks a run comes after those that are complete. One without a finished run keeps its row.
     """
     rows = []
+    validation = f"validation_{benchmark.primary}"
+    whole = complete(runs, runs[(runs["status"] == "ok") & runs[validation].notna()])
     for architecture, own in runs.groupby("architecture", sort=False):
         done = own[own["status"] == "ok"]
         row: dict[str, Any] = {
             "architecture": architecture,
             "chosen": bool(own["chosen"].any()),
+            "complete": architecture in whole,
             "n_parameters": done["n_parameters"].max() if len(done) else None,
             "n_seeds": len(done),
             "n_failed": len(own) - len(done),
@@ -48,7 +61,7 @@ def summary(runs: pd.DataFrame, benchmark: Benchmark) -> pd.DataFrame:
                 found = _spread(done[f"{part}_{metric}"])
                 row |= {f"{part}_{metric}_{name}": value for name, value in found.items()}
         for name in ("n_test", "n_test_missing", "n_test_abstained"):
-            row[name] = done[name].max() if len(done) else None
+            row[name] = largest_count(done, name, benchmark)
         row["seconds_mean"] = _spread(done["seconds"])["mean"]
         row["verdict"] = verdict(benchmark.findings, done["run"]) if len(done) else "no figures"
         row["data"] = benchmark.data_label
@@ -56,7 +69,7 @@ def summary(runs: pd.DataFrame, benchmark: Benchmark) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     if not len(table):
         return table
-    by = f"validation_{benchmark.primary}_mean"
+    by = ["complete"] * (benchmark.n_folds > 1) + [f"{validation}_mean"]
     table = table.sort_values(by, ascending=False, kind="stable", na_position="last")
     for name in ("n_parameters", "n_test", "n_test_missing", "n_test_abstained"):
         table[name] = table[name].astype("Int64")
@@ -73,11 +86,10 @@ def per_class(
         if not len(done):
             continue
         for label in benchmark.labels:
-            positives = _spread(done[f"test_n_positive_{label}"])
             row: dict[str, Any] = {
                 "architecture": architecture,
                 "label": label,
-                "n_positive": int(positives["max"]) if np.isfinite(positives["max"]) else None,
+                "n_positive": largest_count(done, f"test_n_positive_{label}", benchmark),
                 "n_seeds": len(done),
             }
             for metric in ("auroc", "auprc", "f1", "sensitivity", "ppv"):

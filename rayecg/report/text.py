@@ -14,8 +14,8 @@ SYNTHETIC_LABEL = "synthetic data: not evidence of clinical worth"
 NOTHING = "\N{EN DASH}"
 NOTHING_NOTE = (
     f"“{NOTHING}” marks what cannot be computed: a label without a positive example (for AUROC, also "
-    "without a negative one), a PPV without a positive decision, a spread over a single seed, a run "
-    "that failed. Macro averages leave such labels out, and means such seeds."
+    "without a negative one), a PPV without a positive decision, a spread over a single run, a run "
+    "that failed. Macro averages leave such labels out, and means such runs."
 )
 SPREAD_NOTE = (
     "± is the standard deviation: the spread over seeds and folds, not a confidence interval."

@@ -7,22 +7,43 @@ from collections.abc import Iterator
 import pandas as pd
 
 from rayecg.report.results import Results
-from rayecg.report.style import INK, PALE, Plot, colour, new_figure, tidy, whole_numbers
+from rayecg.report.style import INK, Plot, colour, new_figure, tidy, whole_numbers
 from rayecg.report.text import metric_title, number
+
+#: The losses have a figure each, because one axis would invite to compare them.
+_LOSSES = (
+    (
+        "training_loss",
+        "loss",
+        "training loss",
+        "What training makes small, weights included; it can differ between architectures. ",
+    ),
+    (
+        "validation_loss",
+        "validation_loss",
+        "plain validation loss",
+        "Unweighted BCE or cross-entropy, whatever the training loss is: the two do not compare. ",
+    ),
+)
 
 
 def training_curves(results: Results) -> Iterator[Plot]:
-    """Draw loss and validation figure of every epoch, a panel for each architecture."""
+    """Draw validation figure and losses of every epoch, a panel for each architecture."""
     benchmark = results.benchmark
     curves = {run: benchmark.curves(run) for run in results.runs["run"]}
-    drawn = results.runs[[curves[run] is not None for run in results.runs["run"]]]
-    names = [a for a in results.architectures if (drawn["architecture"] == a).any()]
-    if not names:
-        return
-    for column, title, other in (
-        (f"validation_{benchmark.primary}", f"validation {metric_title(benchmark.primary)}", None),
-        ("loss", "loss", "validation_loss"),
+    primary = f"validation_{benchmark.primary}"
+    said_of_primary = f"validation {metric_title(benchmark.primary)}"
+    for name, column, title, note in (
+        ("training_validation", primary, said_of_primary, ""),
+        *_LOSSES,
     ):
+        there = {
+            run: curve for run, curve in curves.items() if curve is not None and column in curve
+        }
+        drawn = results.runs[results.runs["run"].isin(there)]
+        names = [a for a in results.architectures if (drawn["architecture"] == a).any()]
+        if not names:
+            continue
         n_columns = min(len(names), 3)
         n_rows = -(-len(names) // n_columns)
         figure = new_figure(2.2 + 2.25 * n_columns, 0.7 + 2.0 * n_rows)
@@ -39,20 +60,16 @@ def training_curves(results: Results) -> Iterator[Plot]:
             axes.set_title(names[k], fontsize=10, color=INK, loc="left")
             own = drawn[drawn["architecture"] == names[k]]
             for run, best_epoch in zip(own["run"], own["best_epoch"], strict=True):
-                curve = curves[run]
-                assert curve is not None
+                curve = there[run]
                 axes.plot(curve["epoch"] + 1, curve[column], color=colour(k), lw=1.5, alpha=0.85)
-                if other is not None and other in curve:
-                    axes.plot(curve["epoch"] + 1, curve[other], color=PALE, lw=1.1, ls="--")
                 at = curve[curve["epoch"] == best_epoch] if pd.notna(best_epoch) else curve.iloc[:0]
                 axes.scatter(at["epoch"] + 1, at[column], color=colour(k), s=26, zorder=4)
                 said.append(f"{run} {number(float(curve[column].iloc[-1]))}")
-        lines = "Coloured: training loss; grey, dashed: validation loss. " if other else ""
         yield Plot(
-            "training_loss" if other else "training_validation",
+            name,
             "training",
-            title[0].upper() + title[1:] + " during training",
-            f"{lines}One line per seed; dots mark the epoch whose weights were kept, chosen on "
+            f"{title[0].upper()}{title[1:]} by epoch",
+            f"{note}One line per run; dots mark the epoch whose weights were kept, chosen on "
             "validation.",
             f"{title} by epoch for each run; in the last epoch: {', '.join(said)}.",
             figure,

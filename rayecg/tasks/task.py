@@ -170,7 +170,8 @@ def example_table(task: Task, records: pa.Table, splits: Sequence[Split] = ()) -
     Raises
     ------
     DataError
-        If there are fewer patients than groups to draw, or a record's lists differ in length.
+        If there are fewer patients than groups to draw, a record's lists differ in length, or a split
+        leaves out records that are not there.
     """
     examples = _examples(task, records)
     known = pa.table(
@@ -189,6 +190,7 @@ def example_table(task: Task, records: pa.Table, splits: Sequence[Split] = ()) -
     reasons = pa.array([None, "no label of the task", "outside the protocol"], pa.string())
     parts = []
     for split in splits or (task.split,):
+        _check_excluded(task, split, records)
         side_N = sides(split, examples)
         reason_N = np.where(side_N == OUTSIDE, 2, np.where(examples.belongs_N, 0, 1))
         side_N = np.where(reason_N > 0, OUTSIDE, side_N)
@@ -203,6 +205,18 @@ def example_table(task: Task, records: pa.Table, splits: Sequence[Split] = ()) -
             part = part.append_column(name, column)
         parts.append(part)
     return pa.concat_tables(parts)
+
+
+def _check_excluded(task: Task, split: Split, records: pa.Table) -> None:
+    """Refuse to leave out what is not there; a task's own list is of the whole archive."""
+    asked = set(split.exclude) - set(task.split.exclude)
+    unknown = sorted(asked - set(records["record_id"].to_pylist())) if asked else []
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise DataError(
+            f"split.exclude: expected ids among the {records.num_rows} records that could be read, "
+            f"came {', '.join(map(repr, unknown[:5]))}{more}"
+        )
 
 
 def _examples(task: Task, records: pa.Table) -> Examples:
