@@ -23,7 +23,6 @@ from rayecg.core.experiment import (
     Experiment,
     ScoreSettings,
     ShardSettings,
-    TrainSettings,
 )
 from rayecg.core.files import (
     fingerprint,
@@ -39,6 +38,7 @@ from rayecg.core.session import RaySettings, ray_session
 from rayecg.core.settings import to_tree
 from rayecg.core.shard_format import RECORDS
 from rayecg.core.storage import shown_path
+from rayecg.core.train_settings import TrainSettings
 from rayecg.core.versions import code_fingerprint
 from rayecg.models.catalogue import ARCHITECTURES, ModelInputs, build_model, input_of
 from rayecg.tasks.split import splits_of
@@ -175,6 +175,7 @@ def check_experiment(experiment: Experiment) -> None:
         architecture cannot read, or a loss that does not fit the task.
     """
     from rayecg.train.losses import check_loss
+    from rayecg.train.trackers import check_trackers
 
     task = load_task(experiment.task, experiment.archive.kind)
     splits_of(task, experiment.split)
@@ -187,6 +188,7 @@ def check_experiment(experiment: Experiment) -> None:
         settings = input_of(architecture, experiment.input)
         training = _training_of(architecture, experiment)
         check_loss(task.kind, training.loss)
+        check_trackers(training.trackers)
         asked = {"rhythm", "beat_shape"} & set(settings.features)
         if asked and task.unit != "beat":
             raise SettingsError(
@@ -217,7 +219,8 @@ def plan_runs(experiment: Experiment, task: Task, shards_key: str, synthetic: bo
         settings = input_of(architecture, experiment.input)
         training = _training_of(architecture, experiment)
         decisive = to_tree(training)
-        del decisive["failure"]  # how often a run is tried again does not change it
+        for name in ("failure", "trackers"):  # these do not change what a run is
+            del decisive[name]
         decides = [
             to_tree(architecture),
             seed,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayecg.core.experiment import AugmentSettings
+from rayecg.core.train_settings import AugmentSettings
 from rayecg.train.augment import augment, mix
 
 FS = 100

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from rayecg.core.errors import SettingsError
-from rayecg.core.experiment import LossSettings
+from rayecg.core.train_settings import LossSettings
 from rayecg.train.losses import LOSSES, check_loss, class_weights, make_loss
 
 CPU = torch.device("cpu")

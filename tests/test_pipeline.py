@@ -21,14 +21,13 @@ from rayecg.core.experiment import (
     ArchitectureSettings,
     ArchiveSettings,
     Experiment,
-    ScalingSettings,
     ScoreSettings,
     SplitSettings,
-    TrainSettings,
 )
 from rayecg.core.files import read_json, read_table
 from rayecg.core.predictions import OUTPUTS, stack_output
 from rayecg.core.settings import Overrides
+from rayecg.core.train_settings import ScalingSettings, TrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = ("NORM", "MI", "STTC", "CD", "HYP")

@@ -17,10 +17,10 @@ from rayecg.core.experiment import (
     Experiment,
     ImageSettings,
     InputSettings,
-    LossSettings,
 )
 from rayecg.core.session import RaySettings
 from rayecg.core.settings import Overrides, build, load_settings, to_tree
+from rayecg.core.train_settings import LossSettings
 from rayecg.tasks.task import load_task
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "jobs" / "experiments"

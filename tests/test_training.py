@@ -9,24 +9,27 @@ import numpy as np
 import pytest
 import torch
 from fake_benchmark import write_benchmark
+from tensorboardX.proto.event_pb2 import Event
 
-from rayecg.core.errors import DataError
+from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import (
     ArchitectureSettings,
     InputSettings,
     SplitSettings,
     TaskSettings,
-    TrainSettings,
 )
 from rayecg.core.files import read_table, write_table
+from rayecg.core.train_settings import TrainSettings
 from rayecg.models.checkpoint import load_checkpoint
 from rayecg.models.predictor import Predictor, combine_logits
 from rayecg.tasks.split import splits_of
 from rayecg.tasks.task import Task, example_table, load_task
+from rayecg.train.average import move_average
 from rayecg.train.loop import train_run
 from rayecg.train.resident import Windows, resident_windows
 from rayecg.train.run import Run, Workers
 from rayecg.train.schedule import learning_rate, n_plateaus
+from rayecg.train.trackers import PACKAGES, check_trackers, open_trackers
 
 INPUT = InputSettings(fs=50, duration_s=4.0)
 METADATA = dataclasses.replace(INPUT, metadata=("age", "sex"))
@@ -142,17 +145,17 @@ def test_the_best_epoch_by_loss_is_not_that_by_metric(work, task, tmp_path):
     assert best == {"metric": int(np.argmax(aurocs)), "loss": int(np.argmin(losses))}
 
 
-def test_a_run_continued_on_a_plateau_ends_in_the_same_weights(work, task, tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": "plateau", "plateau_patience": 1, "monitor": "loss"},
+        {"ema": 0.9, "accumulate": 2},
+    ],
+    ids=["plateau", "ema"],
+)
+def test_a_run_continued_ends_in_the_same_weights(work, task, tmp_path, changes):
     windows = resident(work, task, tmp_path)
-    run = run_of(
-        task,
-        "simple_cnn1d",
-        INPUT,
-        schedule="plateau",
-        plateau_patience=1,
-        epochs=5,
-        monitor="loss",
-    )
+    run = run_of(task, "simple_cnn1d", INPUT, epochs=5, examples_per_epoch=24, **changes)
 
     class KilledError(Exception):
         pass
@@ -167,10 +170,88 @@ def test_a_run_continued_on_a_plateau_ends_in_the_same_weights(work, task, tmp_p
     with pytest.raises(KilledError):
         train_run(run, windows, tmp_path / "broken", on_epoch=die)
     train_run(run, windows, tmp_path / "broken")
-    states = [
-        load_checkpoint(tmp_path / n / "checkpoint")[0].state_dict() for n in ("whole", "broken")
-    ]
+    states = [weights(tmp_path / name) for name in ("whole", "broken")]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(folder / "checkpoint")[0].state_dict()
+
+
+def test_two_batches_that_are_accumulated_are_one_of_twice_the_size(work, task, tmp_path):
+    windows, found = resident(work, task, tmp_path), []
+    plain = ArchitectureSettings("gru", hyperparameters={"dropout": 0.0, "n_layers": 1})
+    for batch_size, accumulate in ((16, 1), (8, 2)):
+        run = run_of(task, "gru", INPUT, epochs=1, batch_size=batch_size, accumulate=accumulate)
+        folder = tmp_path / str(accumulate)
+        folder.mkdir()
+        train_run(dataclasses.replace(run, architecture=plain), windows, folder)
+        found.append(weights(folder))
+    # One step of Adam moves a weight by the learning rate, whatever its gradient's size.
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, rtol=0, atol=1e-5, msg=key)
+
+
+def test_the_last_step_of_an_epoch_is_the_mean_of_the_batches_it_has(work, task, tmp_path):
+    windows, found = resident(work, task, tmp_path), []
+    plain = ArchitectureSettings("gru", hyperparameters={"dropout": 0.0, "n_layers": 1})
+    for accumulate in (2, 9):  # of two batches, the second asks for more than there are
+        run = run_of(task, "gru", INPUT, epochs=1, accumulate=accumulate)
+        folder = tmp_path / str(accumulate)
+        folder.mkdir()
+        train_run(dataclasses.replace(run, architecture=plain), windows, folder)
+        found.append(weights(folder))
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def test_moving_average_by_hand():
+    model, average = torch.nn.BatchNorm1d(1), torch.nn.BatchNorm1d(1)
+    for n_steps, value in enumerate((1.0, 2.0, 3.0)):
+        with torch.no_grad():
+            model.weight.fill_(value)
+            model.running_mean.fill_(-value)
+            model.num_batches_tracked.fill_(7 + n_steps)
+        move_average(average, model, 0.15, n_steps)
+    # Decays 0.1, 0.15 (2 / 11 is more), 0.15, from 1 and from 0.
+    by_hand = ((1.0 * 0.15 + 2.0 * 0.85) * 0.15) + 3.0 * 0.85
+    assert average.weight.item() == pytest.approx(by_hand)
+    assert average.running_mean.item() == pytest.approx(
+        -(((0.9 * 0.15 + 2.0 * 0.85) * 0.15) + 3.0 * 0.85)
+    )
+    assert int(average.num_batches_tracked) == 9
+
+
+def test_the_average_is_what_is_kept(work, task, tmp_path):
+    windows = resident(work, task, tmp_path)
+    found = {}
+    for ema in (None, 0.999):
+        folder = tmp_path / str(ema)
+        folder.mkdir()
+        train_run(run_of(task, "simple_cnn1d", INPUT, epochs=1, ema=ema), windows, folder)
+        found[ema] = weights(folder)
+    assert any(not torch.equal(found[None][key], found[0.999][key]) for key in found[None])
+
+
+def test_trackers_get_the_curves(work, task, tmp_path):
+    run = run_of(task, "simple_cnn1d", INPUT, trackers=("tensorboard",))
+    (track,) = open_trackers(run, tmp_path)
+    rows = [{"epoch": 0, "loss": 0.5}, {"epoch": 1, "loss": 0.25}]
+    for row in rows:
+        track(row)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    data, seen = file.read_bytes(), []
+    while data:  # length, its checksum, an event, its checksum
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        seen += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+        data = data[16 + length :]
+    assert seen == [("loss", 0, 0.5), ("loss", 1, 0.25)]
+
+
+def test_trackers_that_are_not_installed_are_refused(monkeypatch):
+    monkeypatch.setitem(PACKAGES, "mlflow", "no_such_package")
+    with pytest.raises(SettingsError, match=r"train\.trackers: mlflow needs .* no_such_package"):
+        check_trackers(("tensorboard", "mlflow"))
 
 
 def fitted_windows(windows: dict[str, Windows]) -> dict[str, Windows]:

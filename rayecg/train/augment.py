@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from rayecg.core.experiment import AugmentSettings
+from rayecg.core.train_settings import AugmentSettings
 
 #: Recorders remove what is slower (0.05 Hz, Kligfield et al. 2007), and the heart beats faster.
 WANDER_HZ = (0.05, 0.5)

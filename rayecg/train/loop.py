@@ -22,9 +22,10 @@ import torch
 from torch import nn
 
 from rayecg.core.errors import DataError
-from rayecg.core.experiment import TrainSettings
+from rayecg.core.train_settings import TrainSettings
 from rayecg.models.catalogue import ModelInputs, build_model
 from rayecg.train.augment import augment, mix
+from rayecg.train.average import move_average
 from rayecg.train.losses import class_weights, make_loss
 from rayecg.train.outcome import conclude, monitored, validated
 from rayecg.train.resident import Windows
@@ -78,17 +79,22 @@ def train_run(
         return _fit_run(run, model, windows, weight_C, folder, workers, on_epoch)
     optimizer = _optimizer(settings, model)
     state = load_state(folder / STATE, run.key, model, optimizer, workers.device)
-    trained = workers.wrap(model)
+    trained, kept = workers.wrap(model), model
+    if settings.ema is not None:
+        kept = copy.deepcopy(model)
+        kept.load_state_dict(state.average or model.state_dict())
     loss_of = make_loss(run.task.kind, settings.loss, weight_C, workers.device)
     while not _finished(state, settings):
-        row = _train_epoch(run, state, trained, optimizer, loss_of, train, workers)
-        row |= validated(run, model, windows["validation"], workers)
+        row = _train_epoch(run, state, trained, kept, optimizer, loss_of, train, workers)
+        row |= validated(run, kept, windows["validation"], workers)
         score = monitored(row, run)
         state.curves.append(row)
         # An undefined score (no label with both classes) is beaten by any other.
         if not state.best or score > state.best_score or math.isnan(state.best_score):
             state.best_epoch, state.best_score = state.epoch, score
-            state.best = copy.deepcopy(model.state_dict())
+            state.best = copy.deepcopy(kept.state_dict())
+        if kept is not model:
+            state.average = kept.state_dict()
         state.epoch += 1
         if workers.rank == 0:
             save_state(folder / STATE, run.key, state, model, optimizer)
@@ -119,7 +125,7 @@ def _fit_run(
     row |= {"examples_per_s": len(train) / seconds}
     row |= validated(run, model, windows["validation"], workers)
     on_epoch(row)
-    state = State(1, 0, monitored(row, run), model.state_dict(), [row])
+    state = State(1, 0, monitored(row, run), model.state_dict(), {}, [row])
     return _summarised(run, model, windows, state, weight_C, folder, workers, started)
 
 
@@ -164,6 +170,7 @@ def _train_epoch(
     run: Run,
     state: State,
     model: nn.Module,
+    kept: nn.Module,
     optimizer: torch.optim.Optimizer,
     loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     train: Windows,
@@ -174,18 +181,22 @@ def _train_epoch(
     order = epoch_order(len(train), settings, run.seed, epoch)
     # Without its last, smaller batch an epoch has equal batches; a tiny archive has only that one.
     n_batches = max(len(order) // settings.batch_size, 1)
+    n_steps = math.ceil(n_batches / settings.accumulate)
     torch.manual_seed(run.seed * 1_000_003 + epoch * 1009 + workers.rank)
     model.train()
-    total, started, rate = 0.0, time.perf_counter(), 0.0
+    started, rate = time.perf_counter(), 0.0
+    # On the device, so that no step waits for the one before it.
+    total = torch.zeros((), dtype=torch.float64, device=workers.device)
     for i in range(n_batches):
-        progress = (epoch * n_batches + i) / (settings.epochs * n_batches)
+        step, place = divmod(i, settings.accumulate)
+        progress = (epoch * n_steps + step) / (settings.epochs * n_steps)
         rate = learning_rate(settings, progress, so_far)
         for group in optimizer.param_groups:
             group["lr"] = rate
         rows = order[i * settings.batch_size : (i + 1) * settings.batch_size]
         rows = np.sort(rows[workers.rank :: workers.size])
-        x_BLT, own_BM = (torch.from_numpy(part).to(workers.device) for part in train.take(rows))
-        target_BC = torch.from_numpy(train.target_WC[rows].astype(np.float32)).to(workers.device)
+        taken = (*train.take(rows), train.target_WC[rows].astype(np.float32))
+        x_BLT, own_BM, target_BC = (_sent(part, workers.device) for part in taken)
         side_BM = own_BM if own_BM.shape[1] else None
         x_BLT = augment(x_BLT, settings.augment, run.input.fs)
         x_BLT, side_BM, target_BC = mix(x_BLT, side_BM, target_BC, settings.augment.mixup)
@@ -194,14 +205,20 @@ def _train_epoch(
         ):
             logit_BC = model(x_BLT) if side_BM is None else model(x_BLT, side_BM)
         loss = loss_of(logit_BC.float(), target_BC)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total += loss.detach()
+        # The last step of an epoch may be made of fewer batches.
+        n_added = min(settings.accumulate, n_batches - step * settings.accumulate)
+        (loss / n_added).backward()
+        if place + 1 < n_added:
+            continue
         if settings.gradient_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
         optimizer.step()
-        total += float(loss.detach())
+        optimizer.zero_grad(set_to_none=True)
+        if settings.ema is not None:
+            move_average(kept, model, settings.ema, epoch * n_steps + step)
     # Of all workers: if one alone gave up, the others would wait for it.
-    mean = workers.mean(total / n_batches)
+    mean = workers.mean(float(total) / n_batches)
     if not math.isfinite(mean):
         raise DataError(f"run {run.name}: the training loss is not finite in epoch {epoch}")
     seconds = time.perf_counter() - started
@@ -211,3 +228,9 @@ def _train_epoch(
         "learning_rate": rate,
         "examples_per_s": min(len(order), n_batches * settings.batch_size) / seconds,
     }
+
+
+def _sent(part: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Send a part of a batch to the device; to a GPU from pinned memory, while it computes."""
+    own = torch.from_numpy(part)
+    return own.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else own

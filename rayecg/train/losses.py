@@ -49,8 +49,8 @@ import torch
 from torch.nn import functional
 
 from rayecg.core.errors import SettingsError
-from rayecg.core.experiment import LossSettings
 from rayecg.core.outputs import Kind
+from rayecg.core.train_settings import LossSettings
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from rayecg.core.experiment import LossSettings
 from rayecg.core.files import write_table, write_text
 from rayecg.core.outputs import probabilities
 from rayecg.core.predictions import WINDOW_COLUMNS, label_fields, output_columns
 from rayecg.core.settings import to_tree
+from rayecg.core.train_settings import LossSettings
 from rayecg.core.versions import versions
 from rayecg.metrics.classification import evaluate
 from rayecg.metrics.operating_point import choose_operating_point

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from rayecg.core.experiment import ArchitectureSettings, InputSettings, TrainSettings
+from rayecg.core.experiment import ArchitectureSettings, InputSettings
 from rayecg.core.files import replacing
+from rayecg.core.train_settings import TrainSettings
 from rayecg.tasks.task import Task
 
 CPU = torch.device("cpu")
@@ -52,12 +53,16 @@ class Workers:
 
 @dataclass
 class State:
-    """How far a run is; written after every epoch."""
+    """How far a run is; written after every epoch.
+
+    `average` is the moving average of the weights, empty without one.
+    """
 
     epoch: int
     best_epoch: int
     best_score: float
     best: dict[str, torch.Tensor]
+    average: dict[str, torch.Tensor]
     curves: list[dict[str, float]]
 
 
@@ -90,4 +95,4 @@ def load_state(
             model.load_state_dict(saved.pop("model"))
             optimizer.load_state_dict(saved.pop("optimizer"))
             return State(**saved)
-    return State(epoch=0, best_epoch=-1, best_score=float("nan"), best={}, curves=[])
+    return State(epoch=0, best_epoch=-1, best_score=float("nan"), best={}, average={}, curves=[])

@@ -23,12 +23,13 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from rayecg.core.errors import DataError, RayecgError
-from rayecg.core.experiment import ScalingSettings
 from rayecg.core.files import read_json, write_json
 from rayecg.core.progress import Progress
+from rayecg.core.train_settings import ScalingSettings
 from rayecg.train.loop import train_run
 from rayecg.train.resident import build_windows, resident_windows
 from rayecg.train.run import STATE, Run, Workers
+from rayecg.train.trackers import Track, open_trackers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,11 +240,15 @@ def _worker(config: dict[str, Any]) -> None:
 
 
 def _one_run(run: Run, queue: Any, places: Places, workers: Workers) -> None:
+    trackers: list[Track] = []
+
     def on_epoch(row: dict[str, float]) -> None:
         if workers.rank == 0:
             score = row[f"validation_{run.task.primary_metric}"]
             text = f"epoch {int(row['epoch']) + 1}/{run.settings.epochs} {score:.3f}"
             queue.note.remote(run.name, text)
+            for track in trackers:
+                track(row)
         ray.train.report({"run": run.name, **row})
 
     folder = places.run(run.name)
@@ -252,6 +257,8 @@ def _one_run(run: Run, queue: Any, places: Places, workers: Workers) -> None:
         windows = resident_windows(
             places.shards, run.shards_key, places.examples, run.task, run.input, places.cache
         )
+        if workers.rank == 0:
+            trackers += open_trackers(run, folder)
         summary = train_run(run, windows, folder, workers, on_epoch)
     except Exception as error:
         if workers.size > 1 and not isinstance(error, RayecgError):

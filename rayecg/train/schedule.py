@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rayecg.core.experiment import TrainSettings
+from rayecg.core.train_settings import TrainSettings
 
 
 def learning_rate(
