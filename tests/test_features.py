@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import re
 
 import numpy as np
 import pytest
+import wfdb
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import expit
 
+from rayecg import read_record
 from rayecg.archives import synthesis
 from rayecg.archives.catalogue import open_archive
 from rayecg.core.experiment import STANDARD_LEADS, ArchiveSettings, InputSettings
@@ -197,6 +202,44 @@ def test_waves_are_measured(beats):
     assert np.isnan(found["qrs_axis"])
 
 
+def hurried(rate: int, fs: float, step: float) -> dict[str, float]:
+    """Measure three noisy leads of waves that follow the rate, as long as the root of RR says.
+
+    From the middle of P to the QRS the level is another one than before P.
+    """
+    stretch, leads = np.sqrt(75 / rate), ("II", "I", "V1")
+    beat_s = np.arange(0.5, 9.5, 60 / rate)
+    away_BT = np.arange(round(10 * fs)) / fs - beat_s[:, None]
+    x_T = step * (expit((away_BT / stretch + 0.16) / 0.02) * expit(-away_BT / 0.01)).sum(0)
+    for after_s, size, width_s in (P, Q, R, S, T):
+        x_T += size * np.exp(-0.5 * ((away_BT / stretch - after_s) / width_s) ** 2).sum(0)
+    noise_LT = np.random.default_rng(rate).normal(size=(3, len(x_T)))
+    x_LT = (np.outer([1, 0.6, -0.4], x_T) + 0.01 * noise_LT).astype(np.float32)
+    values = measure(x_LT, fs, leads, np.round(beat_s * fs))
+    return dict(zip(measurement_names(leads), values.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("fs", [100.0, 250.0])
+@pytest.mark.parametrize("rate", [60, 75, 90, 100, 110, 120, 135, 150])
+@pytest.mark.parametrize("step", [-0.05, 0.0, 0.05])
+def test_intervals_are_those_of_the_beat_at_any_rate(rate, fs, step):
+    found, stretch = hurried(rate, fs, step), np.sqrt(75 / rate)
+    # As in `test_waves_are_measured`; at 100 Hz two samples are 0.02 s.
+    for name, value_s in [("qrs_width", 0.1), ("pr_interval", 0.15), ("qt_interval", 0.41)]:
+        assert found[name] == pytest.approx(stretch * value_s, abs=0.025), name
+
+
+def test_waves_that_end_nowhere_are_not_measured():
+    ramp_T = (np.arange(8400) % 200 / 200).astype(np.float32)  # rises all the way to the next R
+    slow = bumps(8400, STEADY, (0.0, 1.0, 0.15))  # a QRS longer than its search
+    for x_T, names in [
+        (ramp_T + SINUS - bumps(8400, STEADY, P, T), ("pr_interval", "qt_interval")),
+        (slow, ("qrs_width", "pr_interval", "qt_interval")),
+    ]:
+        found = measured(x_T[None], ("II",), STEADY)
+        assert all(np.isnan(found[name]) for name in names), found
+
+
 @pytest.mark.parametrize("degrees", [-60, 0, 45, 90, 150])
 def test_axes_are_the_angle_the_heart_was_drawn_at(degrees):
     angle = np.radians(degrees)
@@ -306,3 +349,64 @@ def test_real_premature_beats_come_early_and_look_different(data_folder):
     twice = dataclasses.replace(settings, leads=("MLII", "V1"))
     again = prepare(record.physical, record.fs, record.leads, twice, record.beat_times)
     np.testing.assert_array_equal(again.side_WM[:, : len(names)], prepared.side_WM)
+
+
+INTERVALS = ("qrs_width", "pr_interval", "qt_interval")
+
+
+def intervals(records: list[tuple[np.ndarray, float]]) -> np.ndarray:
+    """Measure records of standard leads: `INTERVALS` by records."""
+    columns = [measurement_names(STANDARD_LEADS).index(name) for name in INTERVALS]
+    return np.stack([measure(x_LT, fs, STANDARD_LEADS)[columns] for x_LT, fs in records], axis=1)
+
+
+def test_real_intervals_are_plausible_and_the_same_at_100_and_at_500_hz(data_folder):
+    """Normal 12-lead recordings of PTB-XL, which come at both rates."""
+    folder = data_folder / "ptb-xl"
+    with (folder / "ptbxl_database.csv").open() as file:
+        normal = [row for row in csv.DictReader(file) if "'NORM': 100.0" in row["scp_codes"]]
+    pairs = [(folder / row["filename_lr"], folder / row["filename_hr"]) for row in normal]
+    pairs = [pair for pair in pairs if all(path.with_suffix(".dat").exists() for path in pair)][:60]
+    assert len(pairs) == 60
+    slow_MN, fast_MN = (
+        intervals([(record.physical, record.fs) for record in map(read_record, paths)])
+        for paths in zip(*pairs, strict=True)
+    )
+    # Between which two the median lies; what 19 in 20 are below, and no limit of a search is.
+    usual = {
+        "qrs_width": (0.07, 0.1, 0.12),
+        "pr_interval": (0.14, 0.18, 0.23),
+        "qt_interval": (0.35, 0.42, 0.46),
+    }
+    for name, slow_N, fast_N in zip(INTERVALS, slow_MN, fast_MN, strict=True):
+        low, high, most = usual[name]
+        for value_N in (slow_N, fast_N):
+            assert np.isfinite(value_N).mean() > 0.9, name
+            assert low < np.nanmedian(value_N) < high, name
+            assert np.nanquantile(value_N, 0.95) < most, name
+        apart_N = np.abs(slow_N - fast_N)
+        assert np.mean(apart_N[np.isfinite(apart_N)] < 0.0205) > 0.9, name
+
+
+def test_real_intervals_are_where_they_were_marked_by_hand(data_folder):
+    """LUDB: every fourth record, if most beats of lead II have a P; K is P, QRS and T."""
+    found, marked = [], []
+    for number in range(1, 201, 4):
+        path = data_folder / "ludb" / "data" / str(number)
+        marks = wfdb.rdann(str(path), "ii")
+        kinds = "".join(marks.symbol)
+        starts = [match.start() for match in re.finditer(r"\(p\)\(N\)\(t\)", kinds)]
+        if len(starts) > kinds.count("N") / 2:
+            start_BK = np.stack([marks.sample[i : i + 9 : 3] for i in starts])
+            stop_BK = np.stack([marks.sample[i + 2 : i + 9 : 3] for i in starts])
+            p_B, onset_B, _ = start_BK.T
+            _, offset_B, t_end_B = stop_BK.T
+            values = (offset_B - onset_B, onset_B - p_B, t_end_B - onset_B)
+            record = read_record(path)
+            marked.append([np.median(value_B) / record.fs for value_B in values])
+            found.append((record.physical, record.fs))
+    away_MN = intervals(found) - np.transpose(marked)
+    for name, away_N in zip(INTERVALS, away_MN, strict=True):
+        assert np.isfinite(away_N).mean() > 0.9, name
+        assert np.abs(np.nanmedian(away_N)) < 0.02, name
+        assert np.mean(np.abs(away_N) < 0.04) > 0.85, name

@@ -174,7 +174,7 @@ def test_there_is_no_self_attention():
     assert attends(EcgTransnet(inputs_of(STANDARD_LEADS), 5))
 
 
-@pytest.mark.parametrize("n_times", [100, 257, 2200])
+@pytest.mark.parametrize("n_times", [1, 8, 9, 100, 257, 2200])
 def test_any_length_is_read(n_times):
     model = HmtEcgNet(inputs_of(("I", "V1"), n_times), 3).eval()
     with torch.inference_mode():

@@ -33,6 +33,10 @@ PARAMETERS = {
     "fcn_wang": 277_253,
     "inception1d": 475_141,
     "resnet1d": 8_739_973,
+    "resnet1d_wang": 440_837,
+    "xresnet1d18": 348_165,
+    "xresnet1d50": 889_989,
+    "xresnet1d101": 1_808_261,
     "random_encoder": 5_125,
     "resconv_bilstm_attention": 986_677,
 }
@@ -261,6 +265,31 @@ def test_resnet1d_is_the_baseline_of_8_7_million_parameters():
     assert len(of_kind(model, nn.Conv1d)) - len(pointwise) + 1 == 18
     assert len(pointwise) == 3
     assert model.blocks(model.stem(torch.randn(1, 12, 320))).shape == (1, 512, 10)
+
+
+def test_resnet1d_wang_halves_the_rate_in_its_later_blocks():
+    model = built("resnet1d_wang")
+    convs = [block.convs for block in of_kind(model, ResidualBlock1d)]
+    assert [(first.kernel_size, first.stride) for first, *_ in convs] == [
+        ((5,), (1,)),
+        ((5,), (2,)),
+        ((5,), (2,)),
+    ]
+    assert {second.kernel_size for _, _, _, second, _ in convs} == {(3,)}
+    assert (model.stem[0].kernel_size, model.stem[0].stride) == ((7,), (1,))
+
+
+@pytest.mark.parametrize("name", ["xresnet1d18", "xresnet1d50", "xresnet1d101"])
+def test_xresnets_start_shallow_and_move_by_32_samples(name):
+    model = built(name)
+    blocks = [part for part in model.features if hasattr(part, "shortcut")]
+    # What a residual branch gives is zero at first.
+    assert all((block.convs[-1][1].weight == 0).all() for block in blocks)
+    convs = of_kind(model.features, nn.Conv1d)
+    assert {conv.kernel_size for conv in convs} - {(1,)} == {(5,)}
+    assert [conv.stride for conv in convs if conv.stride != (1,)] == 4 * [(2,)]
+    assert [conv.out_channels for conv in convs[:3]] == [32, 32, 64]
+    assert model.features(torch.randn(2, 12, 320)).shape[2] == 10
 
 
 @pytest.mark.parametrize(("n_in", "stride"), [(6, 1), (6, 2), (4, 1), (4, 2)])

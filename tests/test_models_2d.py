@@ -95,6 +95,30 @@ def test_networks_need_images_that_fit(make):
         make(inputs(251), 5)
 
 
+@pytest.mark.parametrize("make", [make for make in PARAMETERS if make.__name__.startswith("alex")])
+def test_alexnet_needs_images_of_7_pixels(make):
+    assert built(make, inputs(7), 5)(torch.randn(2, 3, 250)).shape == (2, 5)
+    for size in (1, 4, 6):
+        with pytest.raises(ValueError, match=rf"image\.size: expected 7 or more, came {size}"):
+            make(inputs(size), 5)
+
+
+@pytest.mark.parametrize(
+    ("make", "hyperparameters", "expected"),
+    [
+        (alexnet_spatial, {"kernel": 4}, "kernel: expected an odd one, came 4"),
+        (alexnet_cbam, {"kernel": 4}, "kernel: expected an odd one, came 4"),
+        (alexnet_channel, {"reduction": 0}, "reduction: expected 1 to 64, came 0"),
+        (alexnet_channel, {"reduction": 128}, "reduction: expected 1 to 64, came 128"),
+        (alexnet_cbam, {"reduction": -1}, "reduction: expected 1 to 64, came -1"),
+        (alexnet_self_attention, {"reduction": 512}, "reduction: expected 1 to 256, came 512"),
+    ],
+)
+def test_attention_that_does_not_fit_is_refused(make, hyperparameters, expected):
+    with pytest.raises(ValueError, match=expected):
+        make(inputs(), 5, **hyperparameters)
+
+
 def weighted_layers(model: nn.Module) -> int:
     """Count the layers that a network's name counts: without shortcuts and attention."""
     return sum(
@@ -244,7 +268,20 @@ def test_simple_cnn2d_sees_the_record_as_one_picture():
     x_BLT = torch.stack([torch.arange(512.0), torch.zeros(512)])[None]
     model(x_BLT)
     assert seen[0].shape == (1, 1, 64, 256)
-    # Half the rate: each column lies midway between two samples. Rows fade from lead I to lead II.
+    # Half the rate: a column averages over samples either side; at the ends it lies inside. Rows fade
+    # from lead I to lead II.
     column_W = 2 * torch.arange(256) + 0.5
     share_H = ((63 - 2 * torch.arange(64.0)) / 64 + 0.5).clamp(0, 1)
-    torch.testing.assert_close(seen[0][0, 0], share_H[:, None] * column_W)
+    expected_HW = share_H[:, None] * column_W
+    torch.testing.assert_close(seen[0][0, 0, :, 1:-1], expected_HW[:, 1:-1])
+
+
+@pytest.mark.parametrize("n_times", [100, 1000, 2200])
+def test_simple_cnn2d_sees_every_sample(n_times):
+    model = built(SimpleCnn2d, ModelInputs(STANDARD_LEADS, n_times, 100), 5)
+    x_BLT = torch.randn(1, 12, n_times, requires_grad=True)
+    seen: list[torch.Tensor] = []
+    model.features.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model(x_BLT)
+    seen[0].sum().backward()
+    assert (x_BLT.grad > 0).all()

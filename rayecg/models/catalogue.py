@@ -12,11 +12,7 @@ from torch import nn
 
 from rayecg.core.catalogue import look_up, nearest
 from rayecg.core.errors import SettingsError
-from rayecg.core.experiment import (
-    ArchitectureSettings,
-    ImageSettings,
-    InputSettings,
-)
+from rayecg.core.experiment import ArchitectureSettings, ImageSettings, InputSettings
 from rayecg.core.settings import Overrides
 from rayecg.signal.side import side_names
 
@@ -168,7 +164,7 @@ def build_model(
             )
     try:
         return make(inputs, n_outputs, **hyperparameters)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
         raise SettingsError(f"architectures: {name}: {error}") from None
 
 
@@ -179,5 +175,8 @@ def example_batch(inputs: ModelInputs, n_windows: int) -> tuple[torch.Tensor, ..
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Count the trainable parameters."""
+    """Count the trainable parameters, or what a network without gradients says it has."""
+    own: int | None = getattr(model, "n_parameters", None)
+    if own is not None:
+        return own
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -56,12 +56,17 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     Raises
     ------
     DataError
-        If there is none, or it is of another format version.
+        If there is none, it is of another format version, or an ensemble's.
     """
     card = read_json(Path(folder) / CARD)
     version = card.get("format_version")
     if version != FORMAT_VERSION:
         raise DataError(f"{folder}: expected a card of format {FORMAT_VERSION}, came {version}")
+    if "members" in card:
+        raise DataError(
+            f"{folder}: an ensemble has no weights of its own; load its members: "
+            f"{', '.join(card['members'])}"
+        )
     return card
 
 

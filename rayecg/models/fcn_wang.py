@@ -30,7 +30,8 @@ class FcnWang(nn.Module):
     -----
     Source: Wang, Yan and Oates 2017 (IJCNN), in the form of Strodthoff et al. 2021 (IEEE JBHI
     25:1519), which pools mean and maximum. Differs from the source by one linear layer after
-    pooling instead of a two-layer head.
+    pooling instead of a two-layer head, its dropout and the weights that training begins with: see
+    `ConcatPoolHead`.
     """
 
     def __init__(

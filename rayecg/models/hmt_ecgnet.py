@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from rayecg.core.experiment import STANDARD_LEADS
 from rayecg.models.catalogue import ModelInputs, reads
+from rayecg.models.pooling import gate
 
 #: Samples that the stem moves by.
 STRIDE = 8
@@ -34,6 +35,8 @@ class _Conv(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
+        if kernel % 2 == 0:  # what it gives would not fit the shortcut
+            raise ValueError(f"kernels: expected odd ones, came {kernel}")
         self.conv = nn.Conv2d(
             n_in, n_out, (1, kernel), stride=(1, stride), padding=(0, kernel // 2), bias=False
         )
@@ -89,7 +92,7 @@ class LeadEncoder(nn.Module):
         x_BLT = functional.pad(x_BLT, (0, -x_BLT.shape[2] % STRIDE))
         x_BFLT = x_BLT.unflatten(2, (-1, STRIDE)).permute(0, 3, 1, 2)
         # Pooled before the norm and not after the ReLU, for half the cost.
-        x_BFLT = functional.max_pool2d(self.stem(x_BFLT), (1, 2))
+        x_BFLT = functional.max_pool2d(self.stem(x_BFLT), (1, 2), ceil_mode=True)
         x_BFLT = self.blocks(torch.relu(self.norm(x_BFLT)))
         return torch.cat([x_BFLT.mean(dim=3), x_BFLT.amax(dim=3)], dim=1)
 
@@ -109,7 +112,7 @@ class GatedPool(nn.Module):
     def forward(self, token_BFL: torch.Tensor, member_BL: torch.Tensor) -> torch.Tensor:
         """Pool the members (1, others 0) of tokens that are 0 or more; without any it pools 0."""
         member_B1L = member_BL[:, None]
-        gate_BFL = torch.sigmoid(self.gate(token_BFL)) * member_B1L
+        gate_BFL = gate(self.gate(token_BFL)) * member_B1L
         mean_BF = (gate_BFL * token_BFL).sum(dim=2) / gate_BFL.sum(dim=2).clamp_min(1e-6)
         pooled_BF = torch.cat([mean_BF, (token_BFL * member_B1L).amax(dim=2)], dim=1)
         return torch.relu(self.norm(self.mix(pooled_BF)))
@@ -135,11 +138,16 @@ class HmtEcgNet(nn.Module):
     stem, stem_kernel
         Filters of the first convolution, which moves by eight samples, and its length in such steps.
     widths, kernels
-        Filters of the residual blocks, each of which halves the rate, and their lengths.
+        Filters of the residual blocks, each of which halves the rate, and their lengths, odd.
     n_features
         Width of a token, of a group, and of the whole record.
     dropout
         Of what the encoder gives, and before the last layer.
+
+    Raises
+    ------
+    ValueError
+        If a kernel of the blocks is even.
 
     Notes
     -----

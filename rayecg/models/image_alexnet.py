@@ -12,17 +12,20 @@ from torch import nn
 
 from rayecg.models.catalogue import ModelInputs
 from rayecg.models.image_cnn import ImageClassifier, ImageFeatures, conv_norm, three_lead_images
+from rayecg.models.pooling import gate
 
 #: Makes the attention after a stage of so many features.
 Attention = Callable[[int], nn.Module]
 
 
-def _gate(logit: torch.Tensor) -> torch.Tensor:
-    """Give the sigmoid, the same for a record wherever it stands in its batch.
+#: Pixels a side that the first convolution needs.
+SMALLEST = 7
 
-    In float32 its last bit depends on whether an element lies in a vector register or in the rest.
-    """
-    return torch.sigmoid(logit.double()).to(logit.dtype)
+
+def _reduced(n_features: int, reduction: int) -> int:
+    if not 1 <= reduction <= n_features:
+        raise ValueError(f"reduction: expected 1 to {n_features}, came {reduction}")
+    return n_features // reduction
 
 
 class ChannelAttention(nn.Module):
@@ -34,16 +37,17 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, n_features: int, reduction: int = 16) -> None:
         super().__init__()
+        hidden = _reduced(n_features, reduction)
         self.perceptron = nn.Sequential(
-            nn.Linear(n_features, n_features // reduction, bias=False),
+            nn.Linear(n_features, hidden, bias=False),
             nn.ReLU(),
-            nn.Linear(n_features // reduction, n_features, bias=False),
+            nn.Linear(hidden, n_features, bias=False),
         )
 
     def forward(self, x_BFHW: torch.Tensor) -> torch.Tensor:
         """Give the map, weighed."""
         mean_BF, peak_BF = x_BFHW.mean(dim=(2, 3)), x_BFHW.amax(dim=(2, 3))
-        weight_BF = _gate(self.perceptron(mean_BF) + self.perceptron(peak_BF))
+        weight_BF = gate(self.perceptron(mean_BF) + self.perceptron(peak_BF))
         return x_BFHW * weight_BF[:, :, None, None]
 
 
@@ -55,12 +59,14 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, kernel: int = 7) -> None:
         super().__init__()
+        if kernel % 2 == 0:  # what it gives would not fit the map
+            raise ValueError(f"kernel: expected an odd one, came {kernel}")
         self.conv = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=False)
 
     def forward(self, x_BFHW: torch.Tensor) -> torch.Tensor:
         """Give the map, weighed."""
         pooled_B2HW = torch.stack([x_BFHW.mean(dim=1), x_BFHW.amax(dim=1)], dim=1)
-        return x_BFHW * _gate(self.conv(pooled_B2HW))
+        return x_BFHW * gate(self.conv(pooled_B2HW))
 
 
 class SelfAttention(nn.Module):
@@ -72,8 +78,9 @@ class SelfAttention(nn.Module):
 
     def __init__(self, n_features: int, reduction: int = 8) -> None:
         super().__init__()
-        self.query = nn.Conv2d(n_features, n_features // reduction, 1)
-        self.key = nn.Conv2d(n_features, n_features // reduction, 1)
+        narrow = _reduced(n_features, reduction)
+        self.query = nn.Conv2d(n_features, narrow, 1)
+        self.key = nn.Conv2d(n_features, narrow, 1)
         self.value = nn.Conv2d(n_features, n_features, 1)
         self.share = nn.Parameter(torch.zeros(1))
 
@@ -100,7 +107,14 @@ def alexnet_features(
         Makes the attention of a stage.
     after
         Stages whose last map it reads, before pooling.
+
+    Raises
+    ------
+    ValueError
+        If the images are too small for the first convolution.
     """
+    if inputs.image is not None and inputs.image.size < SMALLEST:
+        raise ValueError(f"image.size: expected {SMALLEST} or more, came {inputs.image.size}")
     n_leads = len(inputs.leads)
     stages = (
         conv_norm(n_leads, 64, 11, stride=4, padding=2),

@@ -78,7 +78,8 @@ class Inception1d(nn.Module):
     Source: Fawaz et al. 2020 (InceptionTime, Data Mining and Knowledge Discovery 34:1936), in the
     form of Strodthoff et al. 2021 (IEEE JBHI 25:1519): one network instead of an ensemble of five,
     kernels 40, 20 and 10 made odd, mean and maximum pooled. Differs from the source by one linear
-    layer after pooling instead of a two-layer head.
+    layer after pooling instead of a two-layer head, its dropout and the weights that training
+    begins with: see `ConcatPoolHead`.
     """
 
     def __init__(

@@ -17,25 +17,13 @@ from rayecg.models.image_cnn import ImageFeatures, three_lead_images
 from rayecg.models.image_resnet import resnet18_features
 from rayecg.models.image_vgg import vgg_features
 from rayecg.models.recurrent import RecurrentEncoder
-from rayecg.models.simple_cnn import convolutions
+from rayecg.models.simple_cnn import ConvolutionEncoder
 
 _IMAGE_ENCODERS: dict[str, Callable[[ModelInputs], ImageFeatures]] = {
     "alexnet": alexnet_features,
     "resnet18": resnet18_features,
     "vgg": vgg_features,
 }
-
-
-class _Cnn1d(nn.Module):
-    """The convolutions of `simple_cnn1d` and the mean over time."""
-
-    def __init__(self, n_leads: int) -> None:
-        super().__init__()
-        self.n_features = 128
-        self.convolutions = convolutions(n_leads, (32, 64, self.n_features), (7, 5, 3))
-
-    def forward(self, x_BLT: torch.Tensor) -> torch.Tensor:
-        return self.convolutions(x_BLT).mean(dim=2)
 
 
 @three_lead_images
@@ -94,7 +82,7 @@ class JointFusion(nn.Module):
             )
         n_leads = len(inputs.leads)
         if signal_encoder == "cnn1d":
-            self.signal: _Cnn1d | RecurrentEncoder = _Cnn1d(n_leads)
+            self.signal: ConvolutionEncoder | RecurrentEncoder = ConvolutionEncoder(n_leads)
         else:
             two_ways = signal_encoder == "bilstm"
             self.signal = RecurrentEncoder(

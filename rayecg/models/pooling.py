@@ -1,12 +1,28 @@
-"""Heads, and ways to make one vector of many times, that several families share.
+"""Heads, gates, and ways to make one vector of many times, that several families share.
 
 Legend: B record, F feature, T time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
+
+
+def steady(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Apply a function of single elements, the same for a record wherever it stands in its batch.
+
+    On a CPU the last bit of a float32 depends on whether the element lies in a vector register or in
+    the rest, which each thread has at the end of its share; that of a float64 is rounded away.
+    """
+    return function(x.double()).to(x.dtype) if x.device.type == "cpu" else function(x)
+
+
+def gate(logit: torch.Tensor) -> torch.Tensor:
+    """Give the sigmoid; see `steady`."""
+    return steady(torch.sigmoid, logit)
 
 
 def mean_and_max(x_BFT: torch.Tensor) -> torch.Tensor:
@@ -32,7 +48,12 @@ class NormHead(nn.Module):
 
 
 class ConcatPoolHead(NormHead):
-    """Mean and maximum over time side by side, then a `NormHead`."""
+    """Mean and maximum over time side by side, then a `NormHead`.
+
+    Differs from the two-layer head of `ecg_ptbxl_benchmarking` (Strodthoff et al. 2021) also by a
+    dropout of 0.25, where that has 0.5 before its last layer. The networks that have this head keep
+    torch's weights but for norms that start at zero, where that code draws them after He et al.
+    """
 
     def __init__(self, n_features: int, n_outputs: int, dropout: float) -> None:
         super().__init__(2 * n_features, n_outputs, dropout)

@@ -275,8 +275,9 @@ class LstmWang(nn.Module):
     Notes
     -----
     Source: Strodthoff et al. 2021 (IEEE JBHI 25:1519): two layers, hidden 256, concat pooling.
-    Differs from the source by one linear layer after pooling instead of a two-layer head, and by
-    taking the backward direction's last state where that direction ends, at the first time.
+    Differs from the source by one linear layer after pooling instead of a two-layer head, its dropout
+    and the weights that training begins with (see `pooling.ConcatPoolHead`), and by taking the
+    backward direction's last state where that direction ends, at the first time.
     """
 
     def __init__(

@@ -18,6 +18,10 @@ from rayecg.models.resnet1d import ResidualBlock1d
 class ResConvBiLstmAttention(nn.Module):
     """A signal branch and, where there are side inputs, a small branch for them.
 
+    Side inputs are read as `rayecg.signal.side` gives them, what is not known (NaN) as 0. Age and sex
+    are scaled for that: 0 is a usual age and neither sex. `features` that an experiment may add are
+    not: an unknown heart rate reads as one of 0/s.
+
     Parameters
     ----------
     inputs

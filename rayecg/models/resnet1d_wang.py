@@ -35,7 +35,8 @@ class ResNet1dWang(nn.Module):
     -----
     Source: Wang, Yan and Oates 2017 (IJCNN), in the form of Strodthoff et al. 2021 (IEEE JBHI
     25:1519): width 128, kernels 5 and 3, stem 7, later blocks halving the rate. Differs from the
-    source by one linear layer after pooling instead of a two-layer head.
+    source by one linear layer after pooling instead of a two-layer head, its dropout and the weights
+    that training begins with: see `ConcatPoolHead`.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from rayecg.models.catalogue import ModelInputs
+from rayecg.models.pooling import gate, steady
 
 
 class DiagonalStateSpace(nn.Module):
@@ -64,9 +65,17 @@ class DiagonalStateSpace(nn.Module):
         forward_FT, backward_FT = self.kernels(n_times)
         kernel_FT = functional.pad(forward_FT, (0, n_fft - n_times))
         kernel_FT = kernel_FT + functional.pad(backward_FT.flip(1), (n_fft - n_times, 0))
-        spectrum = torch.fft.rfft(x_BFT, n_fft) * torch.fft.rfft(kernel_FT)
+        spectrum = _product(torch.fft.rfft(x_BFT, n_fft), torch.fft.rfft(kernel_FT))
         y_BFT = torch.fft.irfft(spectrum, n_fft)[:, :, :n_times]
         return y_BFT + self.direct_F[:, None] * x_BFT
+
+
+def _product(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Multiply complex numbers by real arithmetic, whose bits are the same at any place in a batch."""
+    return torch.complex(
+        first.real * second.real - first.imag * second.imag,
+        first.real * second.imag + first.imag * second.real,
+    )
 
 
 class _Layer(nn.Module):
@@ -84,10 +93,10 @@ class _Layer(nn.Module):
         self.prenorm = prenorm
 
     def forward(self, x_BFT: torch.Tensor) -> torch.Tensor:
-        inner_BFT = self.dropout(
-            functional.gelu(self.space(self._normed(x_BFT) if self.prenorm else x_BFT))
-        )
-        x_BFT = x_BFT + self.dropout(functional.glu(self.mix(inner_BFT), dim=1))
+        inner_BFT = self.space(self._normed(x_BFT) if self.prenorm else x_BFT)
+        inner_BFT = self.dropout(steady(functional.gelu, inner_BFT))
+        value_BFT, logit_BFT = self.mix(inner_BFT).chunk(2, dim=1)
+        x_BFT = x_BFT + self.dropout(value_BFT * gate(logit_BFT))
         return x_BFT if self.prenorm else self._normed(x_BFT)
 
     def _normed(self, x_BFT: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,31 @@ def convolutions(
     return nn.Sequential(*layers)
 
 
+class ConvolutionEncoder(nn.Sequential):
+    """Convolutions over a window, and the mean over time.
+
+    Parameters
+    ----------
+    n_leads
+        Leads of a window.
+    filters, kernels
+        See `convolutions`.
+    """
+
+    def __init__(
+        self,
+        n_leads: int,
+        filters: tuple[int, ...] = (32, 64, 128),
+        kernels: tuple[int, ...] = (7, 5, 3),
+    ) -> None:
+        super().__init__(*convolutions(n_leads, filters, kernels))
+        self.n_features = filters[-1]
+
+    def forward(self, x_BLT: torch.Tensor) -> torch.Tensor:
+        """Give features, records by `n_features`."""
+        return super().forward(x_BLT).mean(dim=2)
+
+
 def _head(width: int, hidden: int, n_outputs: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, n_outputs)
@@ -74,12 +99,12 @@ class SimpleCnn1d(nn.Module):
         dropout: float = 0.3,
     ) -> None:
         super().__init__()
-        self.features = convolutions(len(inputs.leads), filters, kernels)
-        self.head = _head(filters[-1], hidden, n_outputs, dropout)
+        self.features = ConvolutionEncoder(len(inputs.leads), filters, kernels)
+        self.head = _head(self.features.n_features, hidden, n_outputs, dropout)
 
     def forward(self, x_BLT: torch.Tensor) -> torch.Tensor:
         """Give logits, records by labels."""
-        return self.head(self.features(x_BLT).mean(dim=2))
+        return self.head(self.features(x_BLT))
 
 
 class SimpleCnn2d(nn.Module):
@@ -94,7 +119,8 @@ class SimpleCnn2d(nn.Module):
     n_outputs
         Number of labels.
     size
-        Rows and columns that leads and times are interpolated to, bilinearly.
+        Rows and columns that leads and times are interpolated to, bilinearly, and averaged over where
+        they become fewer: no sample goes unseen.
     filters, kernels
         Of the three convolutions.
     hidden
@@ -127,6 +153,6 @@ class SimpleCnn2d(nn.Module):
     def forward(self, x_BLT: torch.Tensor) -> torch.Tensor:
         """Give logits, records by labels."""
         image_B1HW = nn.functional.interpolate(
-            x_BLT[:, None], size=self.size, mode="bilinear", align_corners=False
+            x_BLT[:, None], size=self.size, mode="bilinear", antialias=True
         )
         return self.head(self.features(image_B1HW).mean(dim=(2, 3)))

@@ -74,7 +74,8 @@ class XResNet1d(nn.Module):
     -----
     Source: He et al. 2019 (Bag of Tricks for Image Classification with CNNs), in the 1-D form that
     Strodthoff et al. 2021 (IEEE JBHI 25:1519) benchmark on PTB-XL: constant width 64, kernel 5.
-    Differs from the source by one linear layer after pooling instead of a two-layer head.
+    Differs from the source by one linear layer after pooling instead of a two-layer head, its dropout
+    and the weights that training begins with: see `ConcatPoolHead`.
     """
 
     def __init__(

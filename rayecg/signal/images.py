@@ -60,7 +60,8 @@ def signal_images(x_BLT: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
     Notes
     -----
     Each pixel row and column stands for the mean of (nearly) equal stretches of the signal. An image
-    depends on its own signal alone, to the bit.
+    depends on its own signal alone; on a CPU to the bit, as CUDA adds up a transition field's counts
+    in any order.
 
     A constant signal gives a summation field of 1, a difference field of 0, a transition field of 1
     and a recurrence plot of 0, as `pyts` does. Where many samples are equal, quantiles coincide and

@@ -45,14 +45,18 @@ ALIKE = 0.8
 #: The QRS lies within this time of R (s) where the slope, averaged over the second time (s), is above
 #: this share of its highest.
 QRS_REACH_S, SLOPE_S, QRS_SLOPE = 0.14, 0.02, 0.12
+#: Where it is less steep for longer than this (s), the QRS is over.
+PAUSE_S = 0.03
 #: The level before the QRS is the mean over so long (s); ST is measured so long after the QRS (s).
 LEVEL_S, ST_S = 0.02, 0.06
-#: P lies so long before the QRS (s), at most and at least.
-P_S = (0.24, 0.02)
+#: P lies so long before the QRS (s), at most and at least, and after the T before it.
+P_S = (0.3, 0.02)
 #: T begins so long after the QRS (s), and lies within this share of the RR interval after R.
 T_GAP_S, T_SHARE = 0.08, 0.7
-#: P under this share of the QRS is not seen, and begins at this share of its height.
-SMALLEST_P, P_ONSET = 0.02, 0.3
+#: P under this share of the QRS is not seen.
+SMALLEST_P = 0.02
+#: P and T are smoothed by a Gaussian of this standard deviation (s) before their ends are sought.
+SLOW_S = 0.01
 
 
 def measurement_names(leads: Sequence[str]) -> tuple[str, ...]:
@@ -65,8 +69,8 @@ def measure(
 ) -> np.ndarray:
     """Measure a recording.
 
-    Intervals are read off the root mean square over leads, whose slope bounds the QRS; T ends where
-    the tangent at its steepest fall meets the level before the QRS.
+    The slope of all leads together bounds the QRS. T ends where the tangent at its steepest fall meets
+    the lowest level that follows; P, seen backwards, begins the same way.
 
     Parameters
     ----------
@@ -82,7 +86,8 @@ def measure(
     Returns
     -------
     np.ndarray
-        float32, a value for each of `measurement_names`; NaN where it cannot be measured.
+        float32, a value for each of `measurement_names`; NaN where it cannot be measured, as where a
+        wave does not end within the time that it is sought in.
     """
     found = dict.fromkeys(measurement_names(leads), np.nan)
     present = [i for i, lead_T in enumerate(x_LT) if lead_T.any()]
@@ -152,23 +157,29 @@ def median_beat(
 def _waves(beat_LK: np.ndarray, fs: float, leads: Sequence[str], rate: float) -> dict[str, float]:
     """Find QRS, P and T in the median beat, and measure them."""
     r, n_times = round(BEFORE_S * fs), beat_LK.shape[1]
-    onset, offset = _qrs(beat_LK, fs)
+    rr = fs / rate if np.isfinite(rate) else np.inf
+    onset, offset, whole = _qrs(beat_LK, fs)
     beat_LK = beat_LK - beat_LK[:, max(onset - round(LEVEL_S * fs), 0) : onset + 1].mean(1)[:, None]
-    size_K = np.sqrt(np.mean(beat_LK**2, axis=0))
-    rr_s = min(1 / rate, AFTER_S / T_SHARE) if np.isfinite(rate) else AFTER_S / T_SHARE
-    p_start, p_stop = (max(onset - round(s * fs), i) for i, s in enumerate(P_S))
-    t_start = min(offset + round(T_GAP_S * fs), n_times - 1)
-    t_stop = min(max(r + round(T_SHARE * rr_s * fs), t_start + 1), n_times)
     st = min(offset + round(ST_S * fs), n_times - 1)
-    found = {"qrs_width": (offset - onset) / fs}
-    p_peak = p_start + int(size_K[p_start:p_stop].argmax())
-    found["p_share"] = size_K[p_peak] / max(size_K[onset : offset + 1].max(), TINY)
-    if found["p_share"] >= SMALLEST_P:
-        low_K = np.flatnonzero(size_K[p_start:p_peak] < P_ONSET * size_K[p_peak])
-        found["pr_interval"] = (onset - (p_start + low_K[-1] if len(low_K) else p_start)) / fs
-    t_end = _t_end(size_K, t_start, t_stop)
-    if t_end is not None:
-        found["qt_interval"] = (t_end - onset) / fs
+    t_start = min(offset + round(T_GAP_S * fs), n_times - 1)
+    t_stop = int(max(min(r + T_SHARE * rr, n_times), t_start + 1))
+    t_end = _end(beat_LK[:, t_start:t_stop], fs)
+    # P comes after the T before it, which ended as this one does.
+    free = r + T_SHARE * rr - rr if t_end is None else t_start + t_end - rr
+    p_stop = max(onset - round(P_S[1] * fs), 1)
+    p_start = int(np.clip(np.ceil(max(onset - P_S[0] * fs, free)), 0, p_stop - 1))
+    # The level before P is not that after it: P is what stands above a line between both.
+    p_LK = beat_LK[:, p_start:p_stop]
+    p_LK = p_LK - np.linspace(p_LK[:, 0], p_LK[:, -1], p_LK.shape[1], axis=1)
+    p_share = _size(p_LK).max() / max(_size(beat_LK[:, onset : offset + 1]).max(), TINY)
+    p_length = _end(p_LK[:, ::-1], fs) if p_share >= SMALLEST_P else None
+    found = {"p_share": p_share}
+    if whole:
+        found["qrs_width"] = (offset - onset) / fs
+        if p_length is not None:
+            found["pr_interval"] = (onset - (p_stop - 1) + p_length) / fs
+        if t_end is not None:
+            found["qt_interval"] = (t_start + t_end - onset) / fs
     area_L, t_area_L = beat_LK[:, onset : offset + 1].sum(1), beat_LK[:, t_start:t_stop].sum(1)
     found |= {"qrs_axis": _axis(area_L, leads), "t_axis": _axis(t_area_L, leads)}
     for lead, lead_K in zip(leads, beat_LK, strict=True):
@@ -187,28 +198,45 @@ def _waves(beat_LK: np.ndarray, fs: float, leads: Sequence[str], rate: float) ->
     return found
 
 
-def _qrs(beat_LK: np.ndarray, fs: float) -> tuple[int, int]:
-    """Give the first and the last sample of the QRS, by the slope of all leads together."""
+def _qrs(beat_LK: np.ndarray, fs: float) -> tuple[int, int, bool]:
+    """Give the first and the last sample of the QRS, and whether neither is a limit of the search."""
     slope_LK = np.gradient(beat_LK.astype(np.float64), axis=1)
     energy_K = ndimage.uniform_filter1d((slope_LK**2).sum(0), max(round(SLOPE_S * fs), 1))
     steep_K = np.sqrt(np.maximum(energy_K, 0.0))  # a running sum may end a little below 0
     r, reach = round(BEFORE_S * fs), round(QRS_REACH_S * fs)
-    near = slice(r - reach, r + reach + 1)
-    steep = np.flatnonzero(steep_K[near] > QRS_SLOPE * steep_K[near].max())
+    near_K = steep_K[r - reach : r + reach + 1]
+    steep = np.flatnonzero(near_K > QRS_SLOPE * near_K.max())
     if not len(steep):
-        return r - 1, r + 1
-    return near.start + int(steep[0]), near.start + int(steep[-1])
+        return r - 1, r + 1, False
+    # A pause longer than those within a QRS parts it from a P or T that is as steep.
+    parts = np.split(steep, np.flatnonzero(np.diff(steep) > round(PAUSE_S * fs)) + 1)
+    steepest = int(near_K.argmax())
+    first, last = next((int(p[0]), int(p[-1])) for p in parts if p[0] <= steepest <= p[-1])
+    return r - reach + first, r - reach + last, first > 0 and last < 2 * reach
 
 
-def _t_end(size_K: np.ndarray, start: int, stop: int) -> float | None:
-    """Give where the tangent at the steepest fall after the top of T reaches 0, or None."""
-    top = start + int(size_K[start:stop].argmax())
-    fall_K = -np.diff(size_K[top:])
-    if not len(fall_K) or fall_K.max() <= 0:
+def _end(wave_LK: np.ndarray, fs: float) -> float | None:
+    """Give where the largest wave ends, samples, or None where its top or end is a limit of the search.
+
+    It ends where the tangent at its steepest fall meets the lowest that follows. Leads are summed
+    with the weights that they have at the top: so noise of single leads counts little, and has a sign,
+    which a root mean square would take away.
+    """
+    wave_LK = ndimage.gaussian_filter1d(wave_LK, SLOW_S * fs, axis=1, mode="nearest")
+    top = int(_size(wave_LK).argmax())
+    sum_K = wave_LK[:, top] @ wave_LK[:, top:]
+    fall_K = -np.diff(sum_K)
+    if top == 0 or not len(fall_K) or fall_K.max() <= 0:
         return None
     steepest = int(fall_K.argmax())
-    middle = (size_K[top + steepest] + size_K[top + steepest + 1]) / 2
-    return min(top + steepest + 0.5 + middle / fall_K[steepest], len(size_K) - 1.0)
+    middle = (sum_K[steepest] + sum_K[steepest + 1]) / 2
+    length = steepest + 0.5 + (middle - sum_K[steepest:].min()) / fall_K[steepest]
+    return top + length if length < len(fall_K) else None
+
+
+def _size(x_LK: np.ndarray) -> np.ndarray:
+    """Give the root mean square over leads."""
+    return np.sqrt(np.mean(x_LK**2, axis=0))
 
 
 def _axis(area_L: np.ndarray, leads: Sequence[str]) -> float:
