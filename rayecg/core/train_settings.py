@@ -11,7 +11,11 @@ from rayecg.core.limits import default_unless_read, positive
 
 @dataclass(frozen=True)
 class ScalingSettings:
-    """Ray Train's `ScalingConfig`: the workers of one run (more than one is data-parallel)."""
+    """Ray Train's `ScalingConfig`: the workers of one run.
+
+    More than one is data-parallel: each takes its share of every batch, and gradients are those of one
+    worker on the whole but where a network looks across the batch, as batch norms do at their share.
+    """
 
     num_workers: int = 1
     use_gpu: bool = False
