@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -275,6 +276,28 @@ def train(experiment: Experiment, out: str | Path) -> list[dict[str, Any]]:
         return _train(experiment, folders)
 
 
+def search(experiment: Experiment, out: str | Path) -> str:
+    """Search settings on training and validation data; gives what is said of the trials."""
+    from rayecg.audit.evidence import Evidence
+    from rayecg.audit.run import apply_rule
+    from rayecg.report.search import write_search
+    from rayecg.search.run import search as run_search
+    from rayecg.search.space import check_search
+
+    task = load_task(experiment.task)
+    plan = functools.partial(plan_runs, task=task, shards_key="", synthetic=False)
+    check_search(experiment, check_experiment, plan)
+    folders = Folders.of_benchmark(out)
+    with only_job_on(folders.out), ray_session(experiment.ray):
+        task, key = _prepare(experiment, folders)
+        synthetic = read_json(folders.shards / "manifest.json")["synthetic"]
+        plan = functools.partial(plan_runs, task=task, shards_key=key, synthetic=synthetic)
+        manifest = run_search(experiment, plan, folders.shards, folders.examples, folders.out)
+    found = apply_rule("search-saw-test", Evidence(folders.work.resolve()))
+    said = [f"Audit, {one.rule_id}: {one.verdict}: {one.evidence['text']}." for one in found]
+    return write_search(manifest, said, folders.out)
+
+
 def measure_architectures(out: str | Path, names: Sequence[str] | None = None) -> str:
     """Measure what each architecture costs, and write the table; gives its text.
 
@@ -332,13 +355,14 @@ def score(
 
 
 def benchmark(experiment: Experiment, out: str | Path) -> BenchmarkResult:
-    """Shards, training, scores, audit and report of one experiment.
+    """Shards, training, scores, ensembles, audit and report of one experiment.
 
     Raises
     ------
     DataError
         If every run failed; the report is written all the same.
     """
+    from rayecg.score.ensemble import Places, make_ensembles
     from rayecg.score.run import score as run_scores
     from rayecg.score.sources import ShardSource
 
@@ -355,9 +379,12 @@ def benchmark(experiment: Experiment, out: str | Path) -> BenchmarkResult:
             source = ShardSource(folders.shards.resolve())
             if done:
                 run_scores(checkpoints, source, scores, experiment.score)
+        places = Places(folders.train, folders.scores, folders.examples)
+        ensembles = make_ensembles(experiment.ensembles, reports, places)
         write_text(folders.out / "experiment.yaml", _experiment_yaml(experiment))
-        write_json(folders.work / "runs.json", [report["run"] for report in reports])
-        note_looks(folders, done)
+        everyone = [*reports, *ensembles]
+        write_json(folders.work / "runs.json", [report["run"] for report in everyone])
+        note_looks(folders, [report["run"] for report in everyone if report["status"] == "ok"])
         result = _report(folders.out, folders.out)
     if not done:
         raise DataError(f"every run failed; the first: {reports[0]['error']}")

@@ -28,6 +28,8 @@ from rayecg.tasks.task import Task, example_table, load_task, target_matrix
 
 RUNS = {"wide-seed0": ("wide", 0), "wide-seed1": ("wide", 1), "deep-seed0": ("deep", 0)}
 FAILED = "broken-seed0"
+#: Ensembles of them: of one's seeds, and of all.
+BOTH, SEEDS, EVERYONE = ("seeds", "architectures"), "wide-ensemble", "ensemble"
 EVIL = "<script>alert('x')</script> in /home/somebody/private/place/loop.py, line 3"
 #: Of the test split, in `recordings`: one is quarantined by scoring, one degraded.
 KEY = "0123456789abcdef"
@@ -72,6 +74,7 @@ def write_benchmark(out: Path, kind: str = "recordings", synthetic: bool = True)
     tree = to_tree(task)
     write_json(work / "task.json", tree)
     write_table(work / "examples.parquet", example_table(task, table.drop_columns([SIGNAL])))
+    write_json(work / "search" / KEY / "read.json", {"record_ids": []})
     write_text(
         out / "experiment.yaml",
         "title: A fake & its <b>title</b>\narchive: {kind: synthetic, path: my-archive}\n"
@@ -203,10 +206,16 @@ def _card(
         "format_version": 1,
         "architecture": architecture,
         "n_parameters": 1234,
-        "task": {"name": task.name, "labels": list(task.label_names)},
+        "task": {
+            **{name: getattr(task, name) for name in ("name", "version", "kind", "unit")},
+            "labels": list(task.label_names),
+        },
         "operating_point": to_tree(point),
         "training": {
             "seed": seed,
+            "split": task.split.name,
+            "fold": None,
+            "shards_key": KEY,
             "selection": {"metric": task.primary_metric, "split": "validation"},
             "class_weights": {"split": "train", "values": [1.0] * len(task.label_names)},
             "synthetic": synthetic,
@@ -231,6 +240,7 @@ def _write_json_run(
         "architecture": architecture,
         "task": task.name,
         "split": task.split.name,
+        "fold": None,
         "seed": seed,
         "status": status,
         "error": error,
@@ -275,8 +285,22 @@ def _write_scores(
     write_table(folder / "predictions" / "0.parquet", table.slice(0, 20))
     write_table(folder / "predictions" / "1.parquet", table.slice(20))
     counts = {f"n_{s}": list(status.values()).count(s) for s in ("ok", "degraded", "quarantined")}
-    made_of = {"checkpoint_sha256": weights, "source_key": KEY}
+    made_of = {"key": weights, "checkpoint_sha256": weights, "source_key": KEY}
     write_json(folder / "manifest.json", {**made_of, "n_input": len(ids), **counts, "seconds": 1.0})
+
+
+def add_ensembles(
+    out: Path, kinds: tuple[str, ...] = BOTH, runs: tuple[str, ...] = tuple(RUNS)
+) -> list[dict[str, Any]]:
+    """Make ensembles of runs, and list them among these as the pipeline does; gives their reports."""
+    from rayecg.score.ensemble import Places, make_ensembles
+
+    work = out / "work"
+    reports = [read_json(work / "train" / run / "run.json") for run in runs]
+    places = Places(work / "train", work / "score", work / "examples.parquet")
+    found = make_ensembles(kinds, reports, places)
+    write_json(work / "runs.json", [*runs, *(report["run"] for report in found)])
+    return found
 
 
 def edit_json(file: Path, edit: Callable[[Any], None]) -> None:

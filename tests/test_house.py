@@ -35,6 +35,7 @@ ALLOWED = {
     "archives": {"core", "signal"},
     "models": {"core", "signal"},
     **{stage: {"core", *SECOND} for stage in STAGES},
+    "search": {"core", *SECOND, "train"},  # its trials are runs
     "pipeline": {"core", *SECOND, *STAGES},
     "rayecg": {"archives", "core", "models"},  # the Python door
     "jobs": {"core", *SECOND, "pipeline", "rayecg"},

@@ -60,7 +60,7 @@ def first_checkpoint(out: Path) -> Path:
 def test_every_run_has_a_row_and_failures_say_why(benchmark_out: Path) -> None:
     runs = pd.read_parquet(benchmark_out / "runs.parquet").set_index("run")
     assert set(runs.index) == {
-        f"{a}-seed{s}" for a in ("simple_cnn1d", "too_large") for s in (0, 1)
+        f"{a}-{of}" for a in ("simple_cnn1d", "too_large") for of in ("seed0", "seed1", "ensemble")
     }
     good = runs.loc[["simple_cnn1d-seed0", "simple_cnn1d-seed1"]]
     assert (good["status"] == "ok").all()
@@ -70,12 +70,32 @@ def test_every_run_has_a_row_and_failures_say_why(benchmark_out: Path) -> None:
     assert (bad["status"] == "failed").all()
     assert bad["error"].str.len().gt(10).all()
     assert bad["test_macro_auroc"].isna().all()
+    assert runs.loc["too_large-ensemble", "status"] == "not made"
+    assert "too_large-seed0" in runs.loc["too_large-ensemble", "error"]
+
+
+def test_an_ensemble_of_the_seeds_is_a_row_like_any_other(benchmark_out: Path) -> None:
+    runs = pd.read_parquet(benchmark_out / "runs.parquet").set_index("run")
+    name, members = "simple_cnn1d-ensemble", ["simple_cnn1d-seed0", "simple_cnn1d-seed1"]
+    assert runs.loc[name, "status"] == "ok"
+    assert runs.loc[name, "n_members"] == 2
+    assert runs.loc[name, "n_parameters"] == runs.loc[members, "n_parameters"].sum()
+    assert runs.loc[name, "verdict"] == runs.loc[members[0], "verdict"]
+    scores = {
+        run: read_table(benchmark_out / "work" / "score" / run / "predictions").to_pandas()
+        for run in (name, *members)
+    }
+    for label in LABELS:
+        each = [scores[m].set_index("record_id")[f"probability_{label}"] for m in members]
+        found = scores[name].set_index("record_id")[f"probability_{label}"]
+        # A few roundings of float64 in logs.
+        pd.testing.assert_series_equal(found, sum(each) / 2, check_names=False, atol=1e-14)
 
 
 def test_totals_add_up_at_every_stage(benchmark_out: Path) -> None:
     work = benchmark_out / "work"
     manifests = [work / "shards" / "manifest.json", *work.glob("score/*/manifest.json")]
-    assert len(manifests) == 3
+    assert len(manifests) == 4
     for file in manifests:
         found = read_json(file)
         assert found["n_input"] == 240
@@ -162,6 +182,7 @@ def test_a_second_start_repeats_nothing_that_is_complete(benchmark_out: Path) ->
     watched = [
         *work.glob("shards/records/*.parquet"),
         *work.glob("train/simple*/checkpoint/*"),
+        *work.glob("train/*-ensemble/*"),
         *work.glob("score/*/predictions/*.parquet"),
     ]
     assert len(watched) >= 7
@@ -173,7 +194,7 @@ def test_a_second_start_repeats_nothing_that_is_complete(benchmark_out: Path) ->
     assert (table.read_bytes(), page.read_bytes()) == first[:2]
     # The same checkpoints on the same split again are the same looks.
     assert (benchmark_out / "ledger.json").read_text() == first[2]
-    assert len(json.loads(first[2])) == 2
+    assert len(json.loads(first[2])) == 3
 
 
 def test_report_is_made_again_from_the_files_alone(benchmark_out: Path, tmp_path: Path) -> None:

@@ -70,7 +70,10 @@ def make_folds(out: Path, *architectures: str, protocol: str = "kfold") -> Path:
         names.append(name)
         for stage in ("train", "score"):
             shutil.copytree(work / stage / f"{architecture}-seed0", work / stage / name)
-        edit_json(work / "train" / name / "run.json", lambda tree, f=fold: tree.update(fold=f))
+        edit_json(
+            work / "train" / name / "run.json",
+            lambda tree, f=fold, n=name: tree.update(run=n, fold=f),
+        )
     (work / "runs.json").write_text(json.dumps(names))
     edit_json(work / "task.json", lambda tree: tree.update(split=dataclasses.asdict(splits[0])))
     text = (out / "experiment.yaml").read_text()

@@ -14,6 +14,7 @@ RULES = {
     "threshold-on-test": "rayecg.audit.run_rules:threshold_on_test",
     "selection-on-test": "rayecg.audit.run_rules:selection_on_test",
     "fit-outside-training": "rayecg.audit.run_rules:fit_outside_training",
+    "search-saw-test": "rayecg.audit.search_rules:search_saw_test",
 }
 
 

@@ -30,12 +30,15 @@ def audit(work: Path, out: Path) -> list[Finding]:
     list of Finding
         At least one for each rule.
     """
-    folds = Evidence(Path(work).resolve()).folds
-    findings: list[Finding] = []
-    for rule_id in RULES:
-        findings += merged([(one.fold, load_rule(rule_id)(one)) for one in folds])
+    evidence = Evidence(Path(work).resolve())
+    findings = [finding for rule_id in RULES for finding in apply_rule(rule_id, evidence)]
     write_json(Path(out) / FINDINGS, [to_tree(finding) for finding in findings])
     return findings
+
+
+def apply_rule(rule_id: str, evidence: Evidence) -> list[Finding]:
+    """Check the evidence of all folds against one rule."""
+    return merged([(one.fold, load_rule(rule_id)(one)) for one in evidence.folds])
 
 
 def merged(per_fold: Sequence[tuple[int | None, Sequence[Finding]]]) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from rayecg.audit.evidence import Evidence
@@ -16,7 +16,8 @@ def each_card(evidence: Evidence, look: Look, fine: str) -> Iterator[Outcome]:
     """Look at the card of every run that trained to its end.
 
     One outcome names the runs that violate, one those that have no card or one that says nothing
-    of the matter, one counts the rest.
+    of the matter, one counts the rest. An ensemble is looked at like a run; its figures rest on those
+    of its members, too.
     """
     if not evidence.cards:
         yield not_checked("no run has a checkpoint card")
@@ -24,6 +25,8 @@ def each_card(evidence: Evidence, look: Look, fine: str) -> Iterator[Outcome]:
     wrong: dict[str, str] = {}
     silent = []
     for run, card in evidence.cards.items():
+        if card is not None and not set(card.get("members", ())) <= set(evidence.cards):
+            card = None  # nobody looked at its members
         try:
             text = None if card is None else look(run, card)
         except (KeyError, TypeError):  # the card does not say
@@ -35,13 +38,26 @@ def each_card(evidence: Evidence, look: Look, fine: str) -> Iterator[Outcome]:
     if wrong:
         n = f"{len(wrong)} of {len(evidence.cards)} runs"
         saying = "; ".join(f"{run}: {text}" for run, text in list(wrong.items())[:5])
-        yield violated(f"{n}: {saying}", wrong, [f"run:{run}" for run in wrong])
+        yield violated(f"{n}: {saying}", wrong, _resting_on(evidence, wrong))
     if silent:
         text = f"{len(silent)} of {len(evidence.cards)} runs have no card that says"
-        yield not_checked(text, [f"run:{run}" for run in silent], n=len(silent), ids=silent[:20])
+        taints = _resting_on(evidence, silent)
+        yield not_checked(text, taints, n=len(silent), ids=silent[:20])
     n_fine = len(evidence.cards) - len(wrong) - len(silent)
     if n_fine:
         yield passed(f"{n_fine} of {len(evidence.cards)} runs: {fine}", n=n_fine)
+
+
+def _resting_on(evidence: Evidence, runs: Collection[str]) -> list[str]:
+    """Name the figures that rest on some runs: their own, and those of ensembles they are in."""
+    ensembles = [
+        name
+        for name, card in evidence.cards.items()
+        if name not in runs
+        and card is not None
+        and not set(runs).isdisjoint(card.get("members", ()))
+    ]
+    return [f"run:{name}" for name in (*runs, *ensembles)]
 
 
 @rule(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from rayecg.core.limits import default_unless_read, positive
+from rayecg.core.search_settings import SearchSettings
 from rayecg.core.session import RaySettings
 from rayecg.core.settings import Overrides
 from rayecg.core.train_settings import TrainSettings
@@ -245,7 +246,8 @@ class Experiment:
     """Architectures x seeds x splits on one task of one archive.
 
     `input` holds what differs, for all architectures, from what each declares. It is an offer:
-    `image`, `metadata` and `features` reach the architectures that read them.
+    `image`, `metadata` and `features` reach the architectures that read them. `ensembles` averages
+    the probabilities of each architecture's seeds, of all runs of all architectures, or both.
     """
 
     name: str = "demo"
@@ -261,8 +263,10 @@ class Experiment:
         ArchitectureSettings("xresnet1d50"),
     )
     seeds: tuple[int, ...] = (0, 1)
+    ensembles: tuple[Literal["seeds", "architectures"], ...] = ("seeds",)
     train: TrainSettings = field(default_factory=TrainSettings)
     score: ScoreSettings = field(default_factory=ScoreSettings)
+    search: SearchSettings | None = None
     ray: RaySettings = field(default_factory=RaySettings)
 
     def __post_init__(self) -> None:
@@ -281,3 +285,5 @@ class Experiment:
                 "architectures, seeds: expected each once (give variants of one architecture "
                 "labels of their own)"
             )
+        if len(set(self.ensembles)) < len(self.ensembles):
+            raise ValueError("ensembles: expected each kind once")

@@ -16,6 +16,7 @@ from rayecg.report.text import (
     NOTHING,
     SYNTHETIC_LABEL,
     count,
+    counted,
     interval,
     listed,
     mean_and_spread,
@@ -74,7 +75,7 @@ def summary_table(results: Results) -> Table:
         rows.append(
             (
                 str(row["architecture"]),
-                f"{row['n_seeds']}{failed}",
+                f"{counted(row['n_seeds'], row['n_members'])}{failed}",
                 over_seeds(f"validation_{primary}"),
                 over_seeds(f"test_{primary}"),
                 interval(row[f"test_{primary}_min"], row[f"test_{primary}_max"]),
@@ -100,7 +101,17 @@ def summary_table(results: Results) -> Table:
         rows,
         _numeric(*range(1, len(columns) - 1)),
         chosen,
-        (*_order_notes(results), *_scored_notes(results)),
+        (*_ensemble_notes(results), *_order_notes(results), *_scored_notes(results)),
+    )
+
+
+def _ensemble_notes(results: Results) -> tuple[str, ...]:
+    if not len(results.summary) or results.summary["n_members"].isna().all():
+        return ()
+    return (
+        "An ensemble's probability is the mean of those of its members, runs of the other rows; its "
+        "thresholds are chosen on validation like theirs. It is no checkpoint that could be deployed, "
+        "and is not chosen.",
     )
 
 

@@ -100,11 +100,13 @@ def headline(results: Results) -> list[dict[str, str]]:
                 "note": _scored(results) + (f"; audit: {own}" if own != "passed" else ""),
             }
         )
-    n_failed = len(results.runs) - len(results.done)
+    runs = results.single
+    n_done = int((runs["status"] == "ok").sum())
+    n_failed = len(runs) - n_done
     items.append(
         {
             "name": "Runs with figures",
-            "value": f"{len(results.done)} of {len(results.runs)}",
+            "value": f"{n_done} of {len(runs)}",
             "note": f"{n_failed} without, listed below" if n_failed else "none failed",
         }
     )
@@ -149,8 +151,9 @@ def _looks(results: Results) -> str | None:
     if looks is None:
         return None
     n = len({look["checkpoint_sha256"] for look in looks})
+    what = some(n, "checkpoint or ensemble", "checkpoints and ensembles")
     return (
-        f"The ledger of this output folder counts {some(n, 'checkpoint')} evaluated on the test split "
+        f"The ledger of this output folder counts {what} evaluated on the test split "
         "so far. Each further look makes the best figure among them more flattering."
     )
 

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from rayecg.report.results import Results
 from rayecg.report.style import INK, PALE, Plot, colour, dash, legend, new_figure, tidy
-from rayecg.report.text import NOTHING, mean_and_spread, metric_title, number
+from rayecg.report.text import NOTHING, counted, mean_and_spread, metric_title, number
 
 BLUES = LinearSegmentedColormap.from_list("blues", ["#f4f8fb", "#7fb3d5", "#12507b"])
 
@@ -24,11 +25,14 @@ def _capital(text: str) -> str:
 
 
 def _names(names: Sequence[str], longest: int = 24) -> list[str]:
-    return [n if len(n) <= longest else n[: longest - 1] + "…" for n in names]
+    """Cut long names; of an ensemble's, which has several words, the last goes on a second line."""
+    parts = [name.rpartition(" ") if " " in name else (name, "", "") for name in names]
+    cut = [n if len(n) <= longest else n[: longest - 1] + "…" for n, _, _ in parts]
+    return [f"{n}\n{last}" if last else n for n, (_, _, last) in zip(cut, parts, strict=True)]
 
 
 def primary_metric(results: Results) -> Iterator[Plot]:
-    """Draw the primary metric of every run, by architecture, with the means."""
+    """Draw the primary metric of every run and ensemble, by architecture, with the means."""
     primary, done = results.benchmark.primary, results.done
     test, validation = f"test_{primary}", f"validation_{primary}"
     done = done[done[test].notna()]
@@ -38,8 +42,18 @@ def primary_metric(results: Results) -> Iterator[Plot]:
     figure = new_figure(7.6, 1.35 + 0.52 * len(names))
     axes = tidy(figure.add_subplot(), x=f"{metric_title(primary)}", grid="x")
     said = []
+    labelled: set[str] = set()
+
+    def once(label: str) -> str | None:
+        """Give a label for the legend, which needs each only once."""
+        new = label not in labelled
+        labelled.add(label)
+        return label if new else None
+
     for i, name in enumerate(names):
         own = done[done["architecture"] == name].sort_values(["seed", "fold"], kind="stable")
+        n_members = own["n_members"].max()
+        alone = pd.isna(n_members)
         values = own[test].to_numpy(dtype=float)
         mean = float(values.mean())
         sd = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
@@ -54,10 +68,16 @@ def primary_metric(results: Results) -> Iterator[Plot]:
             facecolors="white",
             edgecolors=PALE,
             linewidths=1.0,
-            label="validation, each run" if i == 0 else None,
+            label=once("validation, each"),
         )
         axes.scatter(
-            values, y, s=36, color=colour(i), zorder=3, label="test, each run" if i == 0 else None
+            values,
+            y,
+            s=36,
+            marker="o" if alone else "s",
+            color=colour(i),
+            zorder=3,
+            label=once("test, each run" if alone else "test, ensemble"),
         )
         axes.plot([mean, mean], [i - 0.32, i + 0.32], color=colour(i), lw=2.2, zorder=4)
         chosen = own["chosen"].to_numpy(dtype=bool)
@@ -72,9 +92,10 @@ def primary_metric(results: Results) -> Iterator[Plot]:
             label="chosen on validation" if chosen.any() else None,
         )
         text = mean_and_spread(mean, sd)
-        said.append(f"{name} {text} (n = {len(own)})")
+        n = f"{'n = ' if alone else ''}{counted(len(own), n_members)}"
+        said.append(f"{name} {text} ({n})")
         axes.annotate(
-            f"{text}  (n = {len(own)})",
+            f"{text}  ({n})",
             (1.015, i),
             xycoords=("axes fraction", "data"),
             fontsize=9,
@@ -87,13 +108,14 @@ def primary_metric(results: Results) -> Iterator[Plot]:
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.margins(x=0.08)
     legend(axes, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2)
+    squares = ", each square an ensemble" if done["n_members"].notna().any() else ""
     yield Plot(
         "primary_metric",
         "results",
         f"{_capital(metric_title(primary))} on the test split",
-        f"Each dot is one run; the bar marks the mean over {over}, the band reaches from the lowest to "
-        "the highest. Hollow diamonds are the same runs on validation. Ordered as the summary is, by "
-        "validation.",
+        f"Each dot is one run{squares}; the bar marks the mean over {over}, the band reaches from the "
+        "lowest to the highest. Hollow diamonds are the same on validation. Ordered as the summary is, "
+        "by validation.",
         f"Test {metric_title(primary)}, mean ± standard deviation over {over}: {'; '.join(said)}.",
         figure,
     )

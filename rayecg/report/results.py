@@ -32,13 +32,18 @@ class Results:
 
     @property
     def architectures(self) -> list[str]:
-        """In the order of their validation figures; it also fixes their colours."""
+        """In the order of their validation figures, ensembles too; it also fixes their colours."""
         return list(self.summary["architecture"]) if len(self.summary) else []
 
     @property
     def done(self) -> pd.DataFrame:
         """The runs with test figures."""
         return self.runs[self.runs["status"] == "ok"]
+
+    @property
+    def single(self) -> pd.DataFrame:
+        """The runs without the ensembles."""
+        return self.runs[self.runs["n_members"].isna()]
 
     @cached_property
     def chosen(self) -> pd.Series | None:

@@ -20,6 +20,7 @@ _FLAGS = ("chosen", "synthetic")
 _COUNTS = (
     "seed",
     "fold",
+    "n_members",
     "n_parameters",
     "epochs",
     "best_epoch",
@@ -36,10 +37,10 @@ def schema(labels: Sequence[str]) -> pa.Schema:
     return pa.schema(
         [
             *(pa.field(name, pa.string()) for name in _TEXT[:4]),
-            *(pa.field(name, pa.int64()) for name in _COUNTS[:2]),
+            *(pa.field(name, pa.int64()) for name in _COUNTS[:3]),
             *(pa.field(name, pa.string()) for name in _TEXT[4:]),
             *(pa.field(name, pa.bool_()) for name in _FLAGS),
-            *(pa.field(name, pa.int64()) for name in _COUNTS[2:]),
+            *(pa.field(name, pa.int64()) for name in _COUNTS[3:]),
             pa.field("seconds", pa.float64()),
             pa.field("examples_per_s", pa.float64()),
             *(
@@ -59,6 +60,7 @@ def collect_runs(benchmark: Benchmark) -> pd.DataFrame:
     pd.DataFrame
         The columns of `schema`, in the order of run names; runs that the experiment plans and that
         left nothing behind come last. Counts and metrics of a run without predictions are null.
+        Ensembles have rows of their own: there, and there alone, `n_members` is not null.
     """
     rows = [_row(benchmark, run, said) for run, said in benchmark.run_files.items()]
     rows += _absent(benchmark, rows)
@@ -89,6 +91,7 @@ def _row(benchmark: Benchmark, run: str, said: Mapping[str, Any]) -> dict[str, A
     error = said.get("error")
     row |= {
         "run": run,
+        "n_members": len(said["members"]) if "members" in said else None,
         "status": said.get("status"),
         "error": None if error is None else shorten_paths(str(error)),
         "synthetic": benchmark.synthetic,
@@ -146,12 +149,15 @@ def _absent(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> list[dic
 def _best(rows: Iterable[Mapping[str, Any]], column: str, by_fold: bool) -> set[str]:
     """Name the finished run with the highest validation figure; the first of equals.
 
+    An ensemble is not chosen: it is no checkpoint that one could take home.
+
     With folds, whose figures do not compare with one another, all runs of the architecture with the
     highest mean, among those that lack no run.
     """
     runs = pd.DataFrame(list(rows))
     if column not in runs:
         return set()
+    runs = runs[runs["n_members"].isna()]
     done = runs[runs["status"].isin(["ok", "not scored"]) & runs[column].notna()]
     if by_fold:
         done = done[done["architecture"].isin(complete(runs, done))]
@@ -165,11 +171,17 @@ def _best(rows: Iterable[Mapping[str, Any]], column: str, by_fold: bool) -> set[
 def complete(runs: pd.DataFrame, done: pd.DataFrame) -> set[str]:
     """Name the architectures that have a row of `done` for every seed and fold of `runs`.
 
-    A mean over the easy folds alone would beat one over all of them.
+    A mean over the easy folds alone would beat one over all of them. Ensembles have no seeds, and are
+    asked for every fold.
     """
-    n_planned = len(runs[["seed", "fold"]].drop_duplicates())
-    n_done = done.drop_duplicates(["architecture", "seed", "fold"])["architecture"].value_counts()
-    return set(n_done.index[n_done == n_planned])
+    found: set[str] = set()
+    for alone in (True, False):
+        own, own_done = (rows[rows["n_members"].isna() == alone] for rows in (runs, done))
+        n_planned = len(own[["seed", "fold"]].drop_duplicates())
+        each = own_done.drop_duplicates(["architecture", "seed", "fold"])["architecture"]
+        n_done = each.value_counts()
+        found |= set(n_done.index[n_done == n_planned])
+    return found
 
 
 def verdict(findings: Sequence[Mapping[str, Any]] | None, runs: Iterable[str]) -> str:

@@ -41,19 +41,24 @@ def summary(runs: pd.DataFrame, benchmark: Benchmark) -> pd.DataFrame:
 
     Ordered by the mean validation figure of the primary metric, as nothing is ordered or chosen by
     test figures. With folds, whose figures do not compare with one another, an architecture that
-    lacks a run comes after those that are complete. One without a finished run keeps its row.
+    lacks a run comes after those that are complete. One without a finished run keeps its row. Each
+    kind of ensemble has a row as if it were an architecture, if one was made.
     """
     rows = []
     validation = f"validation_{benchmark.primary}"
     whole = complete(runs, runs[(runs["status"] == "ok") & runs[validation].notna()])
     for architecture, own in runs.groupby("architecture", sort=False):
         done = own[own["status"] == "ok"]
+        n_members = own["n_members"].max()
+        if pd.notna(n_members) and not len(done):
+            continue
         row: dict[str, Any] = {
             "architecture": architecture,
             "chosen": bool(own["chosen"].any()),
             "complete": architecture in whole,
             "n_parameters": done["n_parameters"].max() if len(done) else None,
             "n_seeds": len(done),
+            "n_members": None if pd.isna(n_members) else n_members,
             "n_failed": len(own) - len(done),
         }
         for part, metrics in (("validation", [benchmark.primary]), ("test", METRICS)):
@@ -71,7 +76,7 @@ def summary(runs: pd.DataFrame, benchmark: Benchmark) -> pd.DataFrame:
         return table
     by = ["complete"] * (benchmark.n_folds > 1) + [f"{validation}_mean"]
     table = table.sort_values(by, ascending=False, kind="stable", na_position="last")
-    for name in ("n_parameters", "n_test", "n_test_missing", "n_test_abstained"):
+    for name in ("n_members", "n_parameters", "n_test", "n_test_missing", "n_test_abstained"):
         table[name] = table[name].astype("Int64")
     return table.reset_index(drop=True)
 

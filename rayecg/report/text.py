@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 #: Stands on every table, plot and page that rests on simulated recordings.
 SYNTHETIC_LABEL = "synthetic data: not evidence of clinical worth"
@@ -72,6 +74,13 @@ def interval(low: float, high: float, digits: int = 3) -> str:
 def some(n: int, one: str, many: str | None = None) -> str:
     """Write a count with its noun."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def counted(n_runs: int, n_members: Any) -> str:
+    """Count the runs of a row; of ensembles, say what each averages."""
+    if pd.isna(n_members):
+        return str(n_runs)
+    return f"{n_members} averaged" if n_runs == 1 else f"{n_runs}, each {n_members} averaged"
 
 
 def shorten_paths(text: str) -> str:

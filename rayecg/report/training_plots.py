@@ -49,6 +49,8 @@ def training_curves(results: Results) -> Iterator[Plot]:
         figure = new_figure(2.2 + 2.25 * n_columns, 0.7 + 2.0 * n_rows)
         grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
         said = []
+        # Ensembles, which were not trained, keep their colours to themselves.
+        colours = [colour(results.architectures.index(name)) for name in names]
         for k, axes in enumerate(grid.flat):
             if k >= len(names):
                 axes.set_visible(False)
@@ -61,9 +63,9 @@ def training_curves(results: Results) -> Iterator[Plot]:
             own = drawn[drawn["architecture"] == names[k]]
             for run, best_epoch in zip(own["run"], own["best_epoch"], strict=True):
                 curve = there[run]
-                axes.plot(curve["epoch"] + 1, curve[column], color=colour(k), lw=1.5, alpha=0.85)
+                axes.plot(curve["epoch"] + 1, curve[column], color=colours[k], lw=1.5, alpha=0.85)
                 at = curve[curve["epoch"] == best_epoch] if pd.notna(best_epoch) else curve.iloc[:0]
-                axes.scatter(at["epoch"] + 1, at[column], color=colour(k), s=26, zorder=4)
+                axes.scatter(at["epoch"] + 1, at[column], color=colours[k], s=26, zorder=4)
                 said.append(f"{run} {number(float(curve[column].iloc[-1]))}")
         yield Plot(
             name,
