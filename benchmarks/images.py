@@ -3,10 +3,12 @@
     python benchmarks/images.py [--json] [--images 96] [--threads 2]
 
 Both sides start at the same float32 signals (random walks of 1,000 samples) and end in a float32
-array of the same shape, 224 pixels a side. They are measured in turns; the ratio is `pyts`' time over
-ours, the median over the turns. `a_a_control` is `pyts` against itself: how far from 1 it lies, the
-rest may err. `of_a_plain_write` is the time of setting fresh memory of the same size to a constant,
-over ours: 1 would be what memory bandwidth allows. `pyts` computes on one thread, whatever it is given.
+array of the same shape, 224 pixels a side. They are measured in turns, each turn some calls in a row
+after one that does not count, as in use: fresh pages cost more than the pixels on them, and whether a
+call gets any depends on what was freed before it. The ratio is `pyts`' time over ours, the median over
+the turns. `a_a_control` is `pyts` against itself: how far from 1 it lies, the rest may err.
+`of_a_plain_write` is the time of setting memory of the same size to a constant, over ours: 1 would be
+what memory bandwidth allows. `pyts` computes on one thread, whatever it is given.
 
 Threads that wait for another sleep (`OMP_WAIT_POLICY=passive`, unless it is set): on a machine that
 has more to do than this, spinning ones wait for the rest of a time slice, at every operation.
@@ -46,14 +48,16 @@ PYTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
         ),
     ),
 }
-TURNS = 21
+TURNS, CALLS = 11, 3
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Time one call."""
-    start = time.perf_counter()
+    """Time a call, as the mean of some after one that does not count."""
     function()
-    return time.perf_counter() - start
+    start = time.perf_counter()
+    for _ in range(CALLS):
+        function()
+    return (time.perf_counter() - start) / CALLS
 
 
 def compare(x_BLT: torch.Tensor, name: str, n_threads: int) -> dict[str, Any]:
