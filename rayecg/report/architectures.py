@@ -69,6 +69,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 def _large(value: float) -> str:
     """Write a count of operations in millions, or in thousands if it is small."""
+    if not value:
+        return "0"
     return f"{value / 1e6:,.1f} M" if value >= 1e5 else f"{value / 1e3:,.1f} k"
 
 
