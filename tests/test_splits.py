@@ -376,3 +376,25 @@ def test_wrong_splits_are_refused(change, expected):
     assert build(Split, GROUPS | {"shares": [1, 1, 1]}, "split").shares == (1.0, 1.0, 1.0)
     with pytest.raises(SettingsError, match=expected):
         build(Split, change, "split")
+
+
+@pytest.mark.parametrize("protocol", ["kfold", "holdout"])
+def test_copies_of_a_recording_stay_together(protocol):
+    records = many_records(400)
+    ids = records["record_id"].to_pylist()
+    # Chains and pairs of patients, each with a flag of another kind beside it.
+    copies = {ids[i]: ids[i - 97] for i in range(97, 400, 13)} | {ids[3]: "not there"}
+    flags = [["noise:V1", f"duplicate:{copies[i]}"] if i in copies else None for i in ids]
+    flagged = records.append_column("flags", pa.array(flags, pa.list_(pa.string())))
+    for table in tables(PTBXL, flagged, protocol=protocol):
+        side = dict(zip(table["record_id"], table["split"], strict=True))
+        patients = dict(zip(table["record_id"], table["patient_id"], strict=True))
+        own = {i: s for i, s in side.items() if s in SPLITS}
+        together = [(i, of) for i, of in copies.items() if i in own and of in own]
+        assert len(together) > 10
+        assert all(own[i] == own[of] for i, of in together)
+        assert any(patients[i] != patients[of] for i, of in together)
+    plain = tables(PTBXL, records, protocol=protocol)[0]
+    side = dict(zip(plain["record_id"], plain["split"], strict=True))
+    apart = [{side[i], side[of]} for i, of in copies.items() if of in side]
+    assert any(len(both) == 2 and "none" not in both for both in apart)

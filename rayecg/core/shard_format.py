@@ -69,6 +69,8 @@ QUARANTINE_SCHEMA = pa.schema(
 SIGNAL = "signal"
 #: The table of all records of a `make_shards` output, without their samples.
 RECORDS = "records.parquet"
+#: How the flag of an exact copy begins; the id of the record it is a copy of follows.
+DUPLICATE = "duplicate:"
 #: Of one row's samples: Arrow counts the bits of a fixed-size value in 32 bits, and a reader holds
 #: a row group of such rows. A longer record is stored as windows.
 MAX_ROW_BYTES = 2**26

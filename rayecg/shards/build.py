@@ -31,7 +31,13 @@ from rayecg.core.files import (
 from rayecg.core.progress import Progress
 from rayecg.core.session import cluster_cpus
 from rayecg.core.settings import to_tree
-from rayecg.core.shard_format import INDEX_FIELDS, QUARANTINE_SCHEMA, RECORD_FIELDS, RECORDS
+from rayecg.core.shard_format import (
+    DUPLICATE,
+    INDEX_FIELDS,
+    QUARANTINE_SCHEMA,
+    RECORD_FIELDS,
+    RECORDS,
+)
 from rayecg.core.units import Units, raise_failures, unit_files
 from rayecg.core.versions import code_fingerprint, versions
 from rayecg.shards.unit import UnitWriter
@@ -230,7 +236,7 @@ def write_records(files: list[Path], to: Path) -> int:
             flags = table["flags"].to_pylist() if earlier else []
             for i, record_id in enumerate(table["record_id"].to_pylist() if earlier else ()):
                 if record_id in earlier:
-                    flags[i] = [*(flags[i] or ()), f"duplicate:{earlier[record_id]}"]
+                    flags[i] = [*(flags[i] or ()), f"{DUPLICATE}{earlier[record_id]}"]
                     duplicates += 1
             if flags:
                 field = schema.field("flags")

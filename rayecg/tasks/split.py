@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import SplitSettings
+from rayecg.core.shard_format import DUPLICATE
 
 if TYPE_CHECKING:
     from rayecg.tasks.task import Task
@@ -246,9 +249,10 @@ def _patient_groups(split: Split, examples: Examples, draws_N: np.ndarray) -> np
 
 
 def persons(examples: Examples) -> np.ndarray:
-    """Give the number of each record's person, in the order of their ids.
+    """Give the number of each record's person.
 
-    A record without patient id is its own patient.
+    A record without patient id is its own patient. Those who share a recording, by its flag
+    `duplicate:ID`, count as one person: one of them is filed under a wrong id.
     """
     known = {alias: group[0] for group in examples.aliases for alias in group}
     ids = zip(*(examples.records[n].to_pylist() for n in ("patient_id", "record_id")), strict=True)
@@ -257,7 +261,28 @@ def persons(examples: Examples) -> np.ndarray:
         f"record {record}" if patient is None else f"patient {known.get(patient, patient)}"
         for patient, record in ids
     ]
-    return np.unique(names, return_inverse=True)[1]
+    person_R = np.unique(names, return_inverse=True)[1]
+    copied, first = _duplicates(examples.records)
+    n_persons = person_R.max(initial=-1) + 1
+    same = csr_array(
+        (np.ones(len(copied)), (person_R[copied], person_R[first])), (n_persons, n_persons)
+    )
+    return connected_components(same, directed=False)[1][person_R]
+
+
+def _duplicates(records: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Give the rows of records that are exact copies, and of those that they are copies of."""
+    flags = records["flags"].to_pylist() if "flags" in records.column_names else []
+    of_row = {
+        row: flag.removeprefix(DUPLICATE)
+        for row, own in enumerate(flags)
+        for flag in own or ()
+        if flag.startswith(DUPLICATE)
+    }
+    row_of = {record_id: row for row, record_id in enumerate(records["record_id"].to_pylist())}
+    pairs = [(row, row_of[of]) for row, of in of_row.items() if of in row_of]
+    copied, first = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return copied, first
 
 
 def balanced_groups(count_PC: np.ndarray, shares: Iterable[float], seed: int) -> np.ndarray:
