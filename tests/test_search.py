@@ -423,7 +423,11 @@ def test_a_search_that_was_killed_goes_on(tmp_path: Path, kill: signal.Signals) 
         return found
 
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as job:
+    # A shell that starts the tests in the background has them, and what they start, ignore SIGINT.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed
+    ) as job:
         until = time.monotonic() + 300
         while not any(3 < n < 25 for n in steps().values()) and time.monotonic() < until:
             time.sleep(0.1)

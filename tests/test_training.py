@@ -29,7 +29,7 @@ from rayecg.train.loop import train_run
 from rayecg.train.resident import Windows, resident_windows
 from rayecg.train.run import Run, Workers
 from rayecg.train.schedule import learning_rate, n_plateaus
-from rayecg.train.trackers import PACKAGES, check_trackers, open_trackers
+from rayecg.train.trackers import PACKAGES, check_trackers, trackers
 
 INPUT = InputSettings(fs=50, duration_s=4.0)
 METADATA = dataclasses.replace(INPUT, metadata=("age", "sex"))
@@ -233,11 +233,11 @@ def test_the_average_is_what_is_kept(work, task, tmp_path):
 
 
 def test_trackers_get_the_curves(work, task, tmp_path):
-    run = run_of(task, "simple_cnn1d", INPUT, trackers=("tensorboard",))
-    (track,) = open_trackers(run, tmp_path)
+    run = run_of(task, "simple_cnn1d", INPUT)
     rows = [{"epoch": 0, "loss": 0.5}, {"epoch": 1, "loss": 0.25}]
-    for row in rows:
-        track(row)
+    with trackers(("tensorboard",), run, tmp_path) as (track,):
+        for row in rows:
+            track(row)
     (file,) = (tmp_path / "tensorboard").iterdir()
     data, seen = file.read_bytes(), []
     while data:  # length, its checksum, an event, its checksum

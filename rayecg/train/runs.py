@@ -29,7 +29,7 @@ from rayecg.core.train_settings import ScalingSettings
 from rayecg.train.loop import train_run
 from rayecg.train.resident import build_windows, resident_windows
 from rayecg.train.run import STATE, Run, Workers
-from rayecg.train.trackers import Track, open_trackers
+from rayecg.train.trackers import Track, trackers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,14 +240,14 @@ def _worker(config: dict[str, Any]) -> None:
 
 
 def _one_run(run: Run, queue: Any, places: Places, workers: Workers) -> None:
-    trackers: list[Track] = []
+    tracked: list[Track] = []
 
     def on_epoch(row: dict[str, float]) -> None:
         if workers.rank == 0:
             score = row[f"validation_{run.task.primary_metric}"]
             text = f"epoch {int(row['epoch']) + 1}/{run.settings.epochs} {score:.3f}"
             queue.note.remote(run.name, text)
-            for track in trackers:
+            for track in tracked:
                 track(row)
         ray.train.report({"run": run.name, **row})
 
@@ -257,9 +257,9 @@ def _one_run(run: Run, queue: Any, places: Places, workers: Workers) -> None:
         windows = resident_windows(
             places.shards, run.shards_key, places.examples, run.task, run.input, places.cache
         )
-        if workers.rank == 0:
-            trackers += open_trackers(run, folder)
-        summary = train_run(run, windows, folder, workers, on_epoch)
+        asked = run.settings.trackers if workers.rank == 0 else ()
+        with trackers(asked, run, folder) as tracked:
+            summary = train_run(run, windows, folder, workers, on_epoch)
     except Exception as error:
         if workers.size > 1 and not isinstance(error, RayecgError):
             raise  # the other workers may wait for this one: Ray Train must restart them all

@@ -6,7 +6,8 @@ The files of a run hold the same; a tracker that is not installed is refused bef
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rayecg.core.errors import SettingsError
@@ -34,41 +35,49 @@ def check_trackers(names: tuple[str, ...]) -> None:
             )
 
 
-def open_trackers(run: Run, folder: Path) -> list[Track]:
-    """Open what the run asks for; a run that continues goes on in the same place.
+@contextmanager
+def trackers(names: Sequence[str], run: Run, folder: Path) -> Iterator[list[Track]]:
+    """Have some trackers open inside a `with` block.
+
+    A run that continues goes on in the same place.
 
     Parameters
     ----------
+    names
+        Which, of `PACKAGES`.
     run
-        The run; its `settings.trackers` name them.
+        What their rows are called after.
     folder
         Of the run; TensorBoard's files go below it. Where MLflow and W&B keep theirs, their own
         environment variables say.
     """
     openers = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}
-    return [openers[name](run, folder) for name in run.settings.trackers]
+    with ExitStack() as opened:
+        yield [openers[name](run, folder, opened) for name in names]
 
 
-def _tensorboard(run: Run, folder: Path) -> Track:
+def _tensorboard(run: Run, folder: Path, opened: ExitStack) -> Track:
     from tensorboardX import SummaryWriter  # its import is slow
 
-    writer = SummaryWriter(str(folder / "tensorboard"))
+    # A thread of its own writes, every few seconds, and at the end.
+    writer = opened.enter_context(SummaryWriter(str(folder / "tensorboard"), flush_secs=5))
 
     def track(row: dict[str, float]) -> None:
         for name, value in row.items():
             if name != "epoch":
                 writer.add_scalar(name, value, int(row["epoch"]))
-        writer.flush()
 
     return track
 
 
-def _mlflow(run: Run, folder: Path) -> Track:
+def _mlflow(run: Run, folder: Path, opened: ExitStack) -> Track:
     from ray.air.integrations.mlflow import setup_mlflow
 
     client = setup_mlflow(
         to_tree(run.settings), run_name=run.name, create_experiment_if_not_exists=True
     )
+
+    opened.callback(client.end_run)
 
     def track(row: dict[str, float]) -> None:
         client.log_metrics({k: v for k, v in row.items() if k != "epoch"}, int(row["epoch"]))
@@ -76,10 +85,11 @@ def _mlflow(run: Run, folder: Path) -> Track:
     return track
 
 
-def _wandb(run: Run, folder: Path) -> Track:
+def _wandb(run: Run, folder: Path, opened: ExitStack) -> Track:
     from ray.air.integrations.wandb import setup_wandb
 
     own = setup_wandb(to_tree(run.settings), name=run.name, dir=str(folder))
+    opened.callback(own.finish)
 
     def track(row: dict[str, float]) -> None:
         own.log(row)
