@@ -1,6 +1,6 @@
 """What training through Ray costs: rates against a bare torch loop, and many small runs together.
 
-    python benchmarks/training.py [--json] [--records 4000]
+    python benchmarks/training.py [--json] [--records 2000]
 
 `ray_train_NAME`: records/s of one run of that architecture through Ray Train (one worker, one core,
 resident shards; the median epoch, as `curves.csv` has it) over those of a bare loop in this process:
@@ -45,8 +45,8 @@ N_LABELS = 5
 BATCH = 64
 #: Examples of an epoch: about two seconds of each architecture.
 EXAMPLES = {"simple_cnn1d": 3072, "hmt_ecgnet": 1024}
-EPOCHS, TURNS = 5, 5
-N_PACKED = 10
+EPOCHS, TURNS = 4, 3
+N_PACKED, PACKED_TURNS = 10, 1
 
 
 def experiment(records: int, **changes: Any) -> Experiment:
@@ -140,7 +140,7 @@ def packed(records: int, out: Path) -> dict[str, float]:
 
     seconds((10_000,))  # has the shards and the windows made
     turns = []
-    for turn in range(3):
+    for turn in range(PACKED_TURNS):
         first = 100 * (turn + 1)
         one_by_one = sum(seconds((first + i,)) for i in range(N_PACKED))
         together = seconds(tuple(range(first + 50, first + 50 + N_PACKED)))
@@ -157,7 +157,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--records", type=int, default=4000, help="simulated records (4000)")
+    parser.add_argument("--records", type=int, default=2000, help="simulated records (2000)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     load = os.getloadavg()[0]
@@ -166,6 +166,7 @@ def main() -> None:
         out = Path(folder) / "out"
         for name in ARCHITECTURES:
             rows[f"ray_train_{name}"] = compare(name, arguments.records, out)
+            print(f"{name}: {rows[f'ray_train_{name}']}", file=sys.stderr)
         rows["packed_runs"] = packed(arguments.records, out)
     if arguments.json:
         found = {"cpus": os.cpu_count(), "load_before": load, "versions": versions(), "rows": rows}
