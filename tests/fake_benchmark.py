@@ -315,3 +315,8 @@ def edit_table(file: Path, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> None
     table = pq.read_table(file)
     changed = edit(table.to_pandas())
     pq.write_table(pa.Table.from_pandas(changed, table.schema, preserve_index=False), file)
+
+
+def card_of(out: Path, run: str) -> Path:
+    """Give the card of a run's checkpoint."""
+    return out / "work" / "train" / run / "checkpoint" / "card.json"

@@ -17,6 +17,7 @@ from fake_benchmark import (
     RUNS,
     SEEDS,
     add_ensembles,
+    card_of,
     edit_json,
     edit_table,
     write_benchmark,
@@ -54,10 +55,6 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def out(recordings: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(recordings, tmp_path / "copy"))
-
-
-def card_of(out: Path, run: str) -> Path:
-    return out / "work" / "train" / run / "checkpoint" / "card.json"
 
 
 def test_the_mean_is_that_of_the_probabilities():

@@ -13,6 +13,7 @@ from fake_benchmark import (
     RUNS,
     SEEDS,
     add_ensembles,
+    card_of,
     edit_json,
     edit_table,
     write_benchmark,
@@ -34,10 +35,6 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def out(recordings: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(recordings, tmp_path / "copy"))
-
-
-def card_of(out: Path, run: str) -> Path:
-    return out / "work" / "train" / run / "checkpoint" / "card.json"
 
 
 def test_the_report_shows_it_and_does_not_choose_it(out):

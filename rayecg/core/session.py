@@ -99,6 +99,16 @@ def ray_session(settings: RaySettings | None = None) -> Iterator[None]:
         yield
 
 
+def own_node() -> dict[str, Any]:
+    """Give Ray's options for what only waits or hands out, and must outlive every other node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = ray.get_runtime_context().get_node_id()
+    strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+    return {"num_cpus": 0, "scheduling_strategy": strategy}
+
+
 def cluster_cpus() -> int:
     """Give the CPUs of the nodes alive now (a cluster that scales may still grow)."""
     import ray

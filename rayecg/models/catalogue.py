@@ -174,6 +174,19 @@ def example_batch(inputs: ModelInputs, n_windows: int) -> tuple[torch.Tensor, ..
     return (x_BLT, torch.randn(n_windows, len(inputs.side))) if inputs.side else (x_BLT,)
 
 
+def check_side(side_BM: torch.Tensor | None, wanted: bool) -> None:
+    """Refuse side inputs that a network has no branch for, and a branch without them.
+
+    Raises
+    ------
+    ValueError
+        Saying which.
+    """
+    if (side_BM is not None) != wanted:
+        expected, came = ("some", "none") if wanted else ("none", "some")
+        raise ValueError(f"side inputs: expected {expected}, came {came}")
+
+
 def count_parameters(model: nn.Module) -> int:
     """Count the trainable parameters, or what a network without gradients says it has."""
     own: int | None = getattr(model, "n_parameters", None)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rayecg.models.catalogue import ModelInputs, reads
+from rayecg.models.catalogue import ModelInputs, check_side, reads
 from rayecg.models.resnet1d import ResidualBlock1d
 
 #: Wavelengths of the position embedding in s: from the width of a QRS to more than any window.
@@ -170,9 +170,7 @@ class EcgTransnet(nn.Module):
         ValueError
             If there are side inputs and no branch for them, or the other way round.
         """
-        if (side_BM is None) != (self.side is None):
-            expected, came = ("none", "some") if self.side is None else ("some", "none")
-            raise ValueError(f"side inputs: expected {expected}, came {came}")
+        check_side(side_BM, self.side is not None)
         token_BNF = self.tokeniser(x_BLT).transpose(1, 2)
         number_N = torch.arange(token_BNF.shape[1], device=x_BLT.device)
         # Seconds from the window's centre, where a beat's R peak stands.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from rayecg.models.catalogue import ModelInputs, reads
+from rayecg.models.catalogue import ModelInputs, check_side, reads
 from rayecg.models.pooling import AttentionPool
 from rayecg.models.recurrent import RecurrentLayers
 from rayecg.models.resnet1d import ResidualBlock1d
@@ -89,9 +89,7 @@ class ResConvBiLstmAttention(nn.Module):
         ValueError
             If there are side inputs and no branch for them, or the other way round.
         """
-        if (side_BM is None) != (self.side is None):
-            expected, came = ("none", "some") if self.side is None else ("some", "none")
-            raise ValueError(f"side inputs: expected {expected}, came {came}")
+        check_side(side_BM, self.side is not None)
         states_BTF = self.dropout(self.lstm(self.convs(x_BLT)))
         x_BF = self.signal(self.attention(states_BTF))
         if self.side is not None and side_BM is not None:

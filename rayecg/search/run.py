@@ -37,6 +37,7 @@ from rayecg.core.files import (
 )
 from rayecg.core.progress import Progress
 from rayecg.core.search_settings import RangeSettings, SearchSettings
+from rayecg.core.session import own_node
 from rayecg.core.settings import to_tree
 from rayecg.core.versions import code_fingerprint
 from rayecg.search.space import Plan, search_of, searched_runs, with_values
@@ -132,7 +133,8 @@ def _ended(trials: list[dict[str, Any]]) -> dict[str, Any]:
 def _run(job: Job, runs: Sequence[Run], examples: Path, progress: Progress) -> list[dict[str, Any]]:
     """Give the trials, in the order they were begun."""
     _read(job, runs, examples)
-    task = _tune.options(runtime_env={"env_vars": QUIET}).remote(job)
+    tune_job = ray.remote(max_retries=0, runtime_env={"env_vars": QUIET}, **own_node())(_tune)
+    task = tune_job.remote(job)
     while not ray.wait([task], timeout=0.5)[0]:
         if (job.folder / NOTE).exists():
             note = read_json(job.folder / NOTE)
@@ -172,7 +174,6 @@ def _read(job: Job, runs: Sequence[Run], examples: Path) -> None:
     write_json(job.folder / READ_FILE, said)
 
 
-@ray.remote(num_cpus=0, max_retries=0)
 def _tune(job: Job) -> list[tuple[dict[str, Any], str | None]]:
     """Run Tune, outside the job's own process; gives what each trial drew, and how its worker died."""
     settings, training = search_of(job.experiment), job.experiment.train

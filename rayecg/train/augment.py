@@ -40,13 +40,14 @@ def augment(x_BLT: torch.Tensor, settings: AugmentSettings, fs: float) -> torch.
     if settings.scale > 0:
         log_B = (torch.rand(len(x_BLT)) * 2 - 1) * math.log1p(settings.scale)
         x_BLT = x_BLT * log_B.exp()[:, None, None].to(x_BLT)
-    absent_BL1 = (x_BLT == 0).all(dim=2, keepdim=True)
+    adds = settings.noise > 0 or settings.wander > 0
+    absent_BL1 = (x_BLT == 0).all(dim=2, keepdim=True) if adds else None
     if settings.noise > 0:
         level_B = torch.rand(len(x_BLT)) * settings.noise
         x_BLT = x_BLT + (torch.randn(x_BLT.shape) * level_B[:, None, None]).to(x_BLT)
     if settings.wander > 0:
         x_BLT = x_BLT + _baseline(x_BLT.shape, settings.wander, fs).to(x_BLT)
-    if settings.noise > 0 or settings.wander > 0:
+    if absent_BL1 is not None:
         x_BLT = x_BLT.masked_fill(absent_BL1, 0.0)
     if settings.crop > 0:
         x_BLT = _cropped(x_BLT, settings.crop)

@@ -233,4 +233,6 @@ def _train_epoch(
 def _sent(part: np.ndarray, device: torch.device) -> torch.Tensor:
     """Send a part of a batch to the device; to a GPU from pinned memory, while it computes."""
     own = torch.from_numpy(part)
-    return own.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else own
+    if device.type == "cuda":
+        own = own.pin_memory()
+    return own.to(device, non_blocking=True)

@@ -76,9 +76,8 @@ class Windows:
 
     def take(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Copy some of the windows, and the columns beside them, out of the files."""
-        # Rising rows are read in the order they lie in.
-        rows, back = np.unique(self.row_W[windows], return_inverse=True)
-        return self.all_WLT[rows][back], self.all_WM[rows][back]
+        rows = self.row_W[windows]
+        return self.all_WLT[rows], self.all_WM[rows]
 
 
 def resident_windows(

@@ -25,6 +25,7 @@ from ray.train.torch import TorchTrainer
 from rayecg.core.errors import DataError, RayecgError
 from rayecg.core.files import read_json, write_json
 from rayecg.core.progress import Progress
+from rayecg.core.session import own_node
 from rayecg.core.train_settings import ScalingSettings
 from rayecg.train.loop import train_run
 from rayecg.train.resident import build_windows, resident_windows
@@ -134,10 +135,12 @@ def train_runs(
     progress = Progress("train", len(runs), "runs")
     if waiting:
         _build_resident(waiting, places)
-        queue = ray.remote(num_cpus=0)(RunQueue).remote(waiting, places, max_failures)
+        here = own_node()
+        queue = ray.remote(**here)(RunQueue).remote(waiting, places, max_failures)
         n_groups = min(_groups_that_fit(scaling), len(waiting))
         group_failures = len(waiting) * (max_failures + 1)
-        groups = [_work.remote(i, queue, scaling, group_failures, places) for i in range(n_groups)]
+        work = ray.remote(max_retries=0, **here)(_work)  # Ray Train's controllers lie where it runs
+        groups = [work.remote(i, queue, scaling, group_failures, places) for i in range(n_groups)]
         n_before = len(runs) - len(waiting)
         while groups:
             ended, groups = ray.wait(groups, timeout=0.5)
@@ -189,7 +192,6 @@ def _groups_that_fit(scaling: ScalingSettings) -> int:
     return max(min(fits), 1)
 
 
-@ray.remote(num_cpus=0, max_retries=0)
 def _work(
     group: int, queue: Any, scaling: ScalingSettings, max_failures: int, places: Places
 ) -> str | None:
