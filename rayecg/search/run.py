@@ -44,6 +44,7 @@ from rayecg.search.space import Plan, search_of, searched_runs, with_values
 from rayecg.search.trial import FIGURE, REPORT, STEP, Job, run_trial
 from rayecg.train.resident import READ, build_windows
 from rayecg.train.run import Run
+from rayecg.train.runs import KEEPS_MEMORY
 
 #: Which records windows were made of; beside it in `OUT/work/search` may lie those of other searches.
 READ_FILE = "read.json"
@@ -133,7 +134,9 @@ def _ended(trials: list[dict[str, Any]]) -> dict[str, Any]:
 def _run(job: Job, runs: Sequence[Run], examples: Path, progress: Progress) -> list[dict[str, Any]]:
     """Give the trials, in the order they were begun."""
     _read(job, runs, examples)
-    tune_job = ray.remote(max_retries=0, runtime_env={"env_vars": QUIET}, **own_node())(_tune)
+    tune_job = ray.remote(
+        max_retries=0, runtime_env={"env_vars": QUIET | KEEPS_MEMORY}, **own_node()
+    )(_tune)
     task = tune_job.remote(job)
     while not ray.wait([task], timeout=0.5)[0]:
         if (job.folder / NOTE).exists():

@@ -32,6 +32,9 @@ from rayecg.train.resident import build_windows, resident_windows
 from rayecg.train.run import STATE, Run, Workers
 from rayecg.train.trackers import Track, trackers
 
+#: glibc gives large blocks back as they are freed; the next step would have each page zeroed anew.
+KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Places:
@@ -210,6 +213,7 @@ def _work(
             # The queue counts the failures of each run; a group must outlive those of all its runs.
             failure_config=FailureConfig(max_failures=max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
+            worker_runtime_env={"env_vars": KEEPS_MEMORY},
         ),
     )
     try:
