@@ -34,6 +34,7 @@ from rayecg.core.files import (
     write_table,
     write_text,
 )
+from rayecg.core.folders import Folders
 from rayecg.core.progress import Progress
 from rayecg.core.session import RaySettings, ray_session
 from rayecg.core.settings import to_tree
@@ -50,49 +51,6 @@ if TYPE_CHECKING:
 
 #: Rooms whose code decides what a run's weights are.
 TRAINING_ROOMS = ("core", "metrics", "models", "signal", "tasks", "train")
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where a benchmark keeps what, below its output folder."""
-
-    out: Path
-    train: Path
-
-    @classmethod
-    def of_benchmark(cls, out: str | Path) -> Folders:
-        """Keep everything but the report below `work`."""
-        return cls(Path(out), Path(out) / "work" / "train")
-
-    @classmethod
-    def of_training(cls, out: str | Path) -> Folders:
-        """Keep the runs in the output folder itself."""
-        return cls(Path(out), Path(out))
-
-    @property
-    def work(self) -> Path:
-        """Files that the stages pass on."""
-        return self.out / "work"
-
-    @property
-    def archive(self) -> Path:
-        """The synthetic archive, where the experiment names no path."""
-        return self.work / "archive"
-
-    @property
-    def shards(self) -> Path:
-        """Output of the shards stage."""
-        return self.work / "shards"
-
-    @property
-    def examples(self) -> Path:
-        """Who belongs to which split, with which targets."""
-        return self.work / "examples.parquet"
-
-    @property
-    def scores(self) -> Path:
-        """One folder of predictions for each run."""
-        return self.work / "score"
 
 
 @dataclass(frozen=True)
@@ -175,6 +133,7 @@ def check_experiment(experiment: Experiment) -> None:
         For an unknown task, architecture, hyperparameter or archive kind, an input that an
         architecture cannot read, or a loss that does not fit the task.
     """
+    from rayecg.train.augment import check_augment
     from rayecg.train.losses import check_loss
     from rayecg.train.trackers import check_trackers
 
@@ -189,6 +148,7 @@ def check_experiment(experiment: Experiment) -> None:
         settings = input_of(architecture, experiment.input)
         training = _training_of(architecture, experiment)
         check_loss(task.kind, training.loss)
+        check_augment(task, training.augment)
         check_trackers(training.trackers)
         asked = {"rhythm", "beat_shape"} & set(settings.features)
         if asked and task.unit != "beat":

@@ -23,6 +23,7 @@ from test_report_many import make_folds
 from rayecg import pipeline
 from rayecg.audit.run import audit
 from rayecg.core.files import read_json, read_table
+from rayecg.core.folders import Folders
 from rayecg.report.results import Results
 from rayecg.report.write import report
 
@@ -121,7 +122,7 @@ def test_a_member_that_nobody_looked_at_leaves_it_open(out, how):
 
 def test_the_ledger_counts_it(out):
     add_ensembles(out)
-    folders = pipeline.Folders.of_benchmark(out)
+    folders = Folders.of_benchmark(out)
     for _ in range(2):
         pipeline.note_looks(folders, [*RUNS, SEEDS, EVERYONE])
     looks = read_json(out / "ledger.json", list)

@@ -26,6 +26,7 @@ from rayecg.audit.evidence import Evidence
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import ArchitectureSettings, ArchiveSettings, Experiment, SplitSettings
 from rayecg.core.files import read_json, read_table, write_json, write_table
+from rayecg.core.folders import Folders
 from rayecg.core.search_settings import RangeSettings, SearchSettings
 from rayecg.core.settings import Overrides, load_settings
 from rayecg.core.shard_format import shard_files
@@ -78,7 +79,7 @@ def searched(ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of one search, whose shards are spoilt for the records of the test split."""
     out = tmp_path_factory.mktemp("search") / "out"
     with_shards = small(train=TrainSettings(epochs=1, batch_size=16))
-    pipeline._prepare(with_shards, pipeline.Folders.of_benchmark(out))
+    pipeline._prepare(with_shards, Folders.of_benchmark(out))
     examples = read_table(out / "work" / "examples.parquet").to_pandas()
     tested = set(examples.query("split == 'test'")["record_id"])
     assert len(tested) > 5
@@ -123,12 +124,7 @@ def test_a_spoilt_record_would_be_noticed(searched: Path, tmp_path: Path) -> Non
     write_table(tmp_path / "examples.parquet", pa.Table.from_pandas(examples))
     with pytest.raises((TypeError, ValueError, IndexError)):
         build_windows(
-            searched / "work" / "shards",
-            "",
-            tmp_path / "examples.parquet",
-            task,
-            run.input,
-            tmp_path / "cache",
+            run, searched / "work" / "shards", tmp_path / "examples.parquet", tmp_path / "cache"
         )
 
 

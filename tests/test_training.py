@@ -47,9 +47,8 @@ def task() -> Task:
 
 
 def resident(work: Path, task: Task, cache: Path, settings: InputSettings = INPUT) -> dict:
-    return resident_windows(
-        work / "shards", "key", work / "examples.parquet", task, settings, cache
-    )
+    run = run_of(task, "simple_cnn1d", settings)
+    return resident_windows(run, work / "shards", work / "examples.parquet", cache)
 
 
 def run_of(task: Task, architecture: str, settings: InputSettings, **changes: object) -> Run:

@@ -48,6 +48,10 @@ class AugmentSettings:
     0.5 Hz and an amplitude up to this (in the unit of the input); `lead_dropout` is the probability
     that a lead is set to 0; `mixup` is the parameter of the Beta distribution that two examples are
     mixed by.
+
+    `condense` lists labels of a beat-wise task: training records are read a second time, cut down to
+    their beats of these labels and one neighbour either side, as if they were the rule in that
+    patient (`rayecg.signal.condense`).
     """
 
     shift_s: float = 0.0
@@ -57,9 +61,11 @@ class AugmentSettings:
     wander: float = 0.0
     lead_dropout: float = 0.0
     mixup: float = 0.0
+    condense: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        numbers = {name: value for name, value in vars(self).items() if name != "condense"}
+        for name, value in numbers.items():
             top, below = (1, ", below 1") if name in ("crop", "lead_dropout") else (math.inf, "")
             if not 0 <= value < top:
                 raise ValueError(f"{name}: expected 0 or more{below}, came {value}")

@@ -159,13 +159,11 @@ def _read(job: Job, runs: Sequence[Run], examples: Path) -> None:
     for edges in itertools.product(*choices.values()):
         values = to_tree({**first, **dict(zip(choices, edges, strict=True))})
         run = searched_runs(job.experiment, values, job.plan)[0]
-        inputs.setdefault(run.input, run)
+        inputs.setdefault(run.reads, run)
 
     @ray.remote(num_cpus=1)
     def build(run: Run) -> str:
-        return build_windows(
-            job.shards, run.shards_key, job.examples, run.task, run.input, job.cache
-        ).name
+        return build_windows(run, job.shards, job.examples, job.cache).name
 
     record_ids = set()
     for name in ray.get([build.remote(run) for run in inputs.values()]):

@@ -76,9 +76,7 @@ class _Fold:
 
     def __init__(self, run: Run, job: Job, folder: Path) -> None:
         self.run, self.folder = run, folder
-        self.windows = resident_windows(
-            job.shards, run.shards_key, job.examples, run.task, run.input, job.cache
-        )
+        self.windows = resident_windows(run, job.shards, job.examples, job.cache)
         self.rows: list[dict[str, float]] = []
         self.ended = False
         folder.mkdir(parents=True, exist_ok=True)

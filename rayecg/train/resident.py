@@ -9,7 +9,6 @@ their pages. Examples that no run trains or validates on are dropped as their re
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +27,15 @@ from rayecg.core.files import (
     write_json,
     write_table,
 )
+from rayecg.core.record import Record
 from rayecg.core.settings import to_tree
 from rayecg.core.shard_format import read_records, shard_files
 from rayecg.core.versions import code_fingerprint
+from rayecg.signal.condense import condense
 from rayecg.signal.prepare import prepare
 from rayecg.signal.side import side_names
-from rayecg.tasks.task import Task, target_matrix
+from rayecg.tasks.task import target_matrix
+from rayecg.train.run import Run
 
 #: The splits that training may read.
 READ = ("train", "validation")
@@ -80,19 +82,17 @@ class Windows:
         return self.all_WLT[rows], self.all_WM[rows]
 
 
-def resident_windows(
-    shards: Path, shards_key: str, examples: Path, task: Task, settings: InputSettings, cache: Path
-) -> dict[str, Windows]:
-    """Open the windows of the training and validation split, building the files if need be.
+def resident_windows(run: Run, shards: Path, examples: Path, cache: Path) -> dict[str, Windows]:
+    """Open the windows of a run's training and validation split, building the files if need be.
 
     Parameters
     ----------
-    shards, shards_key
-        Folder of shards, and the key of its manifest.
+    run
+        What is trained: its task says what the examples mean, its input what of them is read.
+    shards
+        Folder of shards.
     examples
         `examples.parquet`.
-    task, settings
-        What the examples mean, and what of them a network reads.
     cache
         Where the arrays are kept, each under a fingerprint of what it was made from.
 
@@ -101,7 +101,7 @@ def resident_windows(
     DataError
         If a split has no usable example.
     """
-    folder = build_windows(shards, shards_key, examples, task, settings, cache)
+    folder, task = build_windows(run, shards, examples, cache), run.task
     table = _read_examples(examples)
     if task.split.fold is not None:
         table = table.filter(pc.field("fold") == task.split.fold)
@@ -113,6 +113,8 @@ def resident_windows(
         own = table.filter(pc.field("split") == split)
         place = own.select(KEYS).to_pandas().reset_index(names="example")
         here = windows.reset_index(names="row").merge(place, on=KEYS, how="inner")
+        if split != "train":
+            here = here[~here["condensed"]]
         here = here.sort_values(["example", "row"])
         if not len(here):
             why = f" ({dropped[0][1]})" if dropped else ""
@@ -124,21 +126,24 @@ def resident_windows(
     return found
 
 
-def build_windows(
-    shards: Path, shards_key: str, examples: Path, task: Task, settings: InputSettings, cache: Path
-) -> Path:
+def build_windows(run: Run, shards: Path, examples: Path, cache: Path) -> Path:
     """Have the files of `resident_windows`; gives their folder."""
-    code = code_fingerprint("core", "signal", "tasks")
+    code, task = code_fingerprint("core", "signal", "tasks"), run.task
     # Folds share most of their examples, so the files hold those of all folds once.
-    wanted = _read_examples(examples).select(KEYS).to_pandas().drop_duplicates()
+    table = _read_examples(examples)
+    wanted = table.select(KEYS).to_pandas()
+    rule = [task.label_names.index(label) for label in run.settings.augment.condense]
+    wanted["condensed"] = target_matrix(task, table)[:, rule].any(axis=1)
+    wanted = wanted.drop_duplicates(KEYS)
     content = hashlib.sha256("\n".join(wanted["record_id"]).encode())
     content.update(wanted["offset"].to_numpy().tobytes())
+    content.update(wanted["condensed"].to_numpy().tobytes())
     folder = cache / fingerprint(
-        [shards_key, to_tree(settings), task.unit, content.hexdigest(), code]
+        [run.shards_key, to_tree(run.input), task.unit, content.hexdigest(), code]
     )
     if not (folder / "windows.json").exists():
         with replacing_folder(folder) as beside:
-            _build(shards, wanted, task, settings, beside)
+            _build(shards, wanted, task.unit, run.input, beside)
     return folder
 
 
@@ -147,41 +152,53 @@ def _read_examples(examples: Path) -> pa.Table:
 
 
 def _build(
-    shards: Path, wanted: pd.DataFrame, task: Task, settings: InputSettings, folder: Path
+    shards: Path, wanted: pd.DataFrame, unit: str, settings: InputSettings, folder: Path
 ) -> None:
     """Prepare every window; an example whose record cannot be prepared is listed as dropped."""
-    offsets_of: dict[str, list[int]] = defaultdict(list)
-    for record_id, offset in zip(wanted["record_id"], wanted["offset"], strict=True):
-        offsets_of[record_id].append(offset)
+    examples_of = {str(name): own for name, own in wanted.groupby("record_id")}
     parts = [np.empty((0, len(settings.leads), settings.n_times), dtype=np.float32)]
     sides = [np.empty((0, len(side_names(settings))), dtype=np.float32)]
     owners: list[pd.DataFrame] = []
     dropped = []
     for file in shard_files(shards):
-        for row, record in read_records(file, set(offsets_of)):
-            offsets = np.array(offsets_of[row["record_id"]])
-            beats = offsets if task.unit == "beat" else None
-            try:
-                made = prepare(
-                    record.physical,
-                    record.fs,
-                    record.leads,
-                    settings,
-                    beats,
-                    record.beat_times,
-                    row,
-                )
-            except RecordError as error:
-                dropped.append((row["record_id"], error.message))
-                continue
-            parts.append(made.x_WLT)
-            sides.append(made.side_WM)
-            n = len(made.x_WLT)
-            offset_W = offsets if task.unit == "beat" else np.full(n, offsets[0])
-            owners.append(pd.DataFrame({"record_id": row["record_id"], "offset": offset_W}))
+        for row, record in read_records(file, set(examples_of)):
+            own = examples_of[row["record_id"]]
+            offsets = own["offset"].to_numpy()
+            beats = offsets if unit == "beat" else None
+            copies = [(record.physical, beats, record.beat_times, offsets)]
+            if own["condensed"].any() and record.beat_times is not None:
+                copies += _condensed(record, offsets, offsets[own["condensed"]])
+            for n_before, (signal_LT, beat_W, all_B, offset_W) in enumerate(copies):
+                try:
+                    made = prepare(signal_LT, record.fs, record.leads, settings, beat_W, all_B, row)
+                except RecordError as error:
+                    dropped.append((row["record_id"], error.message))
+                    break
+                parts.append(made.x_WLT)
+                sides.append(made.side_WM)
+                if beat_W is None:
+                    offset_W = np.full(len(made.x_WLT), offsets[0])
+                kept = {"record_id": row["record_id"], "offset": offset_W}
+                owners.append(pd.DataFrame(kept | {"condensed": n_before > 0}))
     np.save(folder / "x.npy", np.concatenate(parts))
     np.save(folder / "side.npy", np.concatenate(sides))
-    schema = pa.schema([("record_id", pa.string()), ("offset", pa.int64())])
-    owner_W = pd.concat(owners) if owners else pd.DataFrame({name: [] for name in KEYS})
+    schema = pa.schema(
+        [("record_id", pa.string()), ("offset", pa.int64()), ("condensed", pa.bool_())]
+    )
+    owner_W = pd.concat(owners) if owners else pd.DataFrame({name: [] for name in schema.names})
     write_table(folder / "windows.parquet", pa.Table.from_pandas(owner_W, schema, False))
     write_json(folder / "windows.json", {"dropped": dropped})
+
+
+def _condensed(
+    record: Record, offsets: np.ndarray, wanted: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Give the condensed copy of a record, if it has one: signal, windows' and all beats, offsets."""
+    assert record.beat_times is not None
+    all_B = np.unique(record.beat_times)
+    found = condense(record.physical, all_B, np.isin(all_B, wanted))
+    if found is None:
+        return []
+    signal_LT, time_K, kept_K = found
+    own_K = np.isin(all_B[kept_K], offsets)  # not every beat is an example
+    return [(signal_LT, time_K[own_K], time_K, all_B[kept_K][own_K])]

@@ -167,11 +167,9 @@ def _build_resident(runs: Sequence[Run], places: Places) -> None:
 
     @ray.remote(num_cpus=1)
     def build(run: Run) -> str:
-        return build_windows(
-            places.shards, run.shards_key, places.examples, run.task, run.input, places.cache
-        ).name
+        return build_windows(run, places.shards, places.examples, places.cache).name
 
-    distinct = {run.input: run for run in runs}
+    distinct = {run.reads: run for run in runs}
     wanted = ray.get([build.remote(run) for run in distinct.values()])
     for folder in places.cache.iterdir():
         if folder.name not in wanted:
@@ -260,9 +258,7 @@ def _one_run(run: Run, queue: Any, places: Places, workers: Workers) -> None:
     folder = places.run(run.name)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        windows = resident_windows(
-            places.shards, run.shards_key, places.examples, run.task, run.input, places.cache
-        )
+        windows = resident_windows(run, places.shards, places.examples, places.cache)
         asked = run.settings.trackers if workers.rank == 0 else ()
         with trackers(asked, run, folder) as tracked:
             summary = train_run(run, windows, folder, workers, on_epoch)
