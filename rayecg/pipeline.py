@@ -110,7 +110,7 @@ def _synthetic_settings(settings: ArchiveSettings) -> SyntheticSettings:
         raise SettingsError(f"archive: {error} (fs is archive.rate)") from None
 
 
-def _prepare(experiment: Experiment, folders: Folders) -> tuple[Task, str]:
+def prepare(experiment: Experiment, folders: Folders) -> tuple[Task, str]:
     """Have shards and examples; gives the task and the key of the shards."""
     from rayecg.shards.build import make_shards as build
 
@@ -212,7 +212,7 @@ def _train(experiment: Experiment, folders: Folders) -> list[dict[str, Any]]:
     """Have shards, examples and every run; gives the runs' reports."""
     from rayecg.train.runs import Places, run_report, train_runs
 
-    task, shards_key = _prepare(experiment, folders)
+    task, shards_key = prepare(experiment, folders)
     synthetic = read_json(folders.shards / "manifest.json")["synthetic"]
     runs = plan_runs(experiment, task, shards_key, synthetic)
     places = Places(folders.shards.resolve(), folders.examples.resolve(), folders.train.resolve())
@@ -249,7 +249,7 @@ def search(experiment: Experiment, out: str | Path) -> str:
     check_search(experiment, check_experiment, plan)
     folders = Folders.of_benchmark(out)
     with only_job_on(folders.out), ray_session(experiment.ray):
-        task, key = _prepare(experiment, folders)
+        task, key = prepare(experiment, folders)
         synthetic = read_json(folders.shards / "manifest.json")["synthetic"]
         plan = functools.partial(plan_runs, task=task, shards_key=key, synthetic=synthetic)
         manifest = run_search(experiment, plan, folders.shards, folders.examples, folders.out)

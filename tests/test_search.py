@@ -79,7 +79,7 @@ def searched(ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of one search, whose shards are spoilt for the records of the test split."""
     out = tmp_path_factory.mktemp("search") / "out"
     with_shards = small(train=TrainSettings(epochs=1, batch_size=16))
-    pipeline._prepare(with_shards, Folders.of_benchmark(out))
+    pipeline.prepare(with_shards, Folders.of_benchmark(out))
     examples = read_table(out / "work" / "examples.parquet").to_pandas()
     tested = set(examples.query("split == 'test'")["record_id"])
     assert len(tested) > 5
