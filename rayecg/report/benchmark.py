@@ -38,6 +38,8 @@ class Outputs:
         Of the examples with a probability.
     decisions_NC
         0 or 1; NaN where the run abstained.
+    patients_N
+        Whose they are, as `Benchmark.patients` names them.
     n_examples, n_missing
         Examples of the split, and those without a probability (their record was quarantined, or
         the prediction tables do not hold them).
@@ -48,6 +50,7 @@ class Outputs:
     probabilities_NC: np.ndarray
     calibrated_NC: np.ndarray
     decisions_NC: np.ndarray
+    patients_N: np.ndarray
     n_examples: int
     n_missing: int
 
@@ -178,6 +181,25 @@ class Benchmark:
         own = self.examples["split"] == split
         return self.examples[own if fold is None else own & (self.examples["fold"] == fold)]
 
+    def patients(self, examples: pd.DataFrame) -> np.ndarray:
+        """Name the persons of examples, as splits tell them apart.
+
+        Ids that the task knows as aliases are one person; a record without an id is its own.
+        """
+        return examples["record_id"].map(self._persons).to_numpy(dtype=np.str_)
+
+    @cached_property
+    def _persons(self) -> dict[str, str]:
+        known = {alias: group[0] for group in self.task.get("aliases") or () for alias in group}
+        records = self.examples.drop_duplicates("record_id")
+        pairs = zip(records["record_id"].tolist(), records["patient_id"].tolist(), strict=True)
+        return {
+            record: f"record {record}"
+            if pd.isna(patient)
+            else f"patient {known.get(patient, patient)}"
+            for record, patient in pairs
+        }
+
     @cached_property
     def findings(self) -> list[dict[str, Any]] | None:
         """The audit's findings; None without an audit."""
@@ -268,6 +290,7 @@ class Benchmark:
             probabilities_NC=stack("probability")[scored_N],
             calibrated_NC=stack("calibrated")[scored_N],
             decisions_NC=stack("decision")[scored_N],
+            patients_N=self.patients(rows)[scored_N],
             n_examples=len(rows),
             n_missing=int((~scored_N).sum()),
         )

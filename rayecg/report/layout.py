@@ -10,6 +10,7 @@ import pandas as pd
 
 from rayecg.report import tables
 from rayecg.report.benchmark import Benchmark
+from rayecg.report.intervals import LABEL_METRICS
 from rayecg.report.results import Results
 from rayecg.report.runs import METRICS
 from rayecg.report.text import (
@@ -24,6 +25,7 @@ from rayecg.report.text import (
     number,
     shorten_paths,
     some,
+    with_interval,
 )
 
 
@@ -78,6 +80,7 @@ def summary_table(results: Results) -> Table:
                 f"{counted(row['n_seeds'], row['n_members'])}{failed}",
                 over_seeds(f"validation_{primary}"),
                 over_seeds(f"test_{primary}"),
+                interval(row[f"test_{primary}_low"], row[f"test_{primary}_high"]),
                 interval(row[f"test_{primary}_min"], row[f"test_{primary}_max"]),
                 *(over_seeds(f"test_{metric}") for metric in others),
                 _count(row["n_parameters"]),
@@ -89,6 +92,7 @@ def summary_table(results: Results) -> Table:
         "seeds" if results.benchmark.n_folds == 1 else "runs",
         f"validation {metric_title(primary)}",
         f"test {metric_title(primary)}",
+        "95 % interval",
         "test range",
         *(f"test {metric_title(metric)}" for metric in others),
         "parameters",
@@ -101,7 +105,12 @@ def summary_table(results: Results) -> Table:
         rows,
         _numeric(*range(1, len(columns) - 1)),
         chosen,
-        (*_ensemble_notes(results), *_order_notes(results), *_scored_notes(results)),
+        (
+            *_ensemble_notes(results),
+            *_order_notes(results),
+            *_scored_notes(results),
+            *results.intervals.notes,
+        ),
     )
 
 
@@ -175,12 +184,19 @@ def _count(value: Any) -> str:
 def per_class_table(results: Results) -> Table:
     """Lay out the metrics of each label."""
     metrics = ("auroc", "auprc", "f1", "sensitivity", "ppv")
+
+    def cell(row: pd.Series, metric: str) -> str:
+        figure = row[f"{metric}_mean"], row[f"{metric}_sd"]
+        if metric not in LABEL_METRICS:
+            return mean_and_spread(*figure)
+        return with_interval(*figure, row[f"{metric}_low"], row[f"{metric}_high"])
+
     rows = [
         (
             str(row["label"]),
             str(row["architecture"]),
             _count(row["n_positive"]),
-            *(mean_and_spread(row[f"{m}_mean"], row[f"{m}_sd"]) for m in metrics),
+            *(cell(row, metric) for metric in metrics),
             str(row["verdict"]),
         )
         for _, row in results.per_class.iterrows()
@@ -195,6 +211,7 @@ def per_class_table(results: Results) -> Table:
         columns,
         rows,
         _numeric(*range(2, 8)),
+        notes=("In brackets: the 95 % interval over patients.",) if rows else (),
     )
 
 

@@ -185,7 +185,7 @@ def terminal_text(results: Results) -> str:
     from rayecg.report.text import plain_table
 
     benchmark, table = results.benchmark, layout.summary_table(results)
-    keep = [0, 1, 2, 3, 4, len(table.columns) - 1]
+    keep = [0, 1, 2, 3, 4, 5, len(table.columns) - 1]
     rows = [[row[i] for i in keep] for row in table.rows]
     parts = [f"{benchmark.title}: {benchmark.task['title']}"]
     if benchmark.synthetic:

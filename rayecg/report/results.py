@@ -9,6 +9,7 @@ import pandas as pd
 
 from rayecg.report import tables
 from rayecg.report.benchmark import Benchmark, Outputs
+from rayecg.report.intervals import intervals
 from rayecg.report.runs import collect_runs, verdict
 from rayecg.report.text import SYNTHETIC_LABEL
 
@@ -27,8 +28,11 @@ class Results:
     def __init__(self, source: Path, findings: Path) -> None:
         self.benchmark = Benchmark(source, findings)
         self.runs = collect_runs(self.benchmark)
-        self.summary = tables.summary(self.runs, self.benchmark)
-        self.per_class = tables.per_class(self.runs, self.benchmark, self.architectures)
+        self.intervals = intervals(self.runs, self.benchmark)
+        self.summary = tables.summary(self.runs, self.benchmark, self.intervals)
+        self.per_class = tables.per_class(
+            self.runs, self.benchmark, self.architectures, self.intervals
+        )
 
     @property
     def architectures(self) -> list[str]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from rayecg.core.errors import ERROR_CODES
 from rayecg.report.benchmark import Benchmark
+from rayecg.report.intervals import LABEL_METRICS, Intervals
 from rayecg.report.runs import METRICS, complete, verdict
 from rayecg.tasks.task import SPLITS
 
@@ -26,6 +27,10 @@ def _spread(values: pd.Series) -> dict[str, float]:
     }
 
 
+def _ends(name: str, ends: tuple[float, float]) -> dict[str, float]:
+    return {f"{name}_low": ends[0], f"{name}_high": ends[1]}
+
+
 def largest_count(runs: pd.DataFrame, column: str, benchmark: Benchmark) -> int | None:
     """Count test examples over the folds of each architecture and seed; gives the largest count.
 
@@ -36,8 +41,10 @@ def largest_count(runs: pd.DataFrame, column: str, benchmark: Benchmark) -> int 
     return int(counts.max()) if len(counts) else None
 
 
-def summary(runs: pd.DataFrame, benchmark: Benchmark) -> pd.DataFrame:
+def summary(runs: pd.DataFrame, benchmark: Benchmark, intervals: Intervals) -> pd.DataFrame:
     """Give one row per architecture: mean, standard deviation and range over its seeds.
+
+    Some test figures have an interval over patients (`_low`, `_high`).
 
     Ordered by the mean validation figure of the primary metric, as nothing is ordered or chosen by
     test figures. With folds, whose figures do not compare with one another, an architecture that
@@ -65,8 +72,11 @@ def summary(runs: pd.DataFrame, benchmark: Benchmark) -> pd.DataFrame:
             for metric in metrics:
                 found = _spread(done[f"{part}_{metric}"])
                 row |= {f"{part}_{metric}_{name}": value for name, value in found.items()}
+                if part == "test" and metric in intervals.metrics:
+                    row |= _ends(f"test_{metric}", intervals.of(str(architecture), metric))
         for name in ("n_test", "n_test_missing", "n_test_abstained"):
             row[name] = largest_count(done, name, benchmark)
+        row["n_test_patients"] = intervals.n_patients.get(str(architecture))
         row["seconds_mean"] = _spread(done["seconds"])["mean"]
         row["verdict"] = verdict(benchmark.findings, done["run"]) if len(done) else "no figures"
         row["data"] = benchmark.data_label
@@ -76,13 +86,14 @@ def summary(runs: pd.DataFrame, benchmark: Benchmark) -> pd.DataFrame:
         return table
     by = ["complete"] * (benchmark.n_folds > 1) + [f"{validation}_mean"]
     table = table.sort_values(by, ascending=False, kind="stable", na_position="last")
-    for name in ("n_members", "n_parameters", "n_test", "n_test_missing", "n_test_abstained"):
+    counts = ("n_test", "n_test_missing", "n_test_abstained", "n_test_patients")
+    for name in ("n_members", "n_parameters", *counts):
         table[name] = table[name].astype("Int64")
     return table.reset_index(drop=True)
 
 
 def per_class(
-    runs: pd.DataFrame, benchmark: Benchmark, architectures: Sequence[str]
+    runs: pd.DataFrame, benchmark: Benchmark, architectures: Sequence[str], intervals: Intervals
 ) -> pd.DataFrame:
     """Give one row per architecture and label: test metrics over seeds, and the positives scored."""
     rows = []
@@ -100,6 +111,8 @@ def per_class(
             for metric in ("auroc", "auprc", "f1", "sensitivity", "ppv"):
                 found = _spread(done[f"test_{metric}_{label}"])
                 row |= {f"{metric}_mean": found["mean"], f"{metric}_sd": found["sd"]}
+                if metric in LABEL_METRICS:
+                    row |= _ends(metric, intervals.of(architecture, f"{metric}_{label}"))
             row["verdict"] = verdict(benchmark.findings, done["run"])
             row["data"] = benchmark.data_label
             rows.append(row)

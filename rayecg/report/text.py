@@ -65,10 +65,16 @@ def mean_and_spread(mean: float, sd: float, digits: int = 3) -> str:
 
 
 def interval(low: float, high: float, digits: int = 3) -> str:
-    """Write the smallest and the largest of several values."""
+    """Write the smallest and the largest of several values, or the ends of an interval."""
     return (
         NOTHING if not np.isfinite(low) else f"{number(low, digits)}{NOTHING}{number(high, digits)}"
     )
+
+
+def with_interval(mean: float, sd: float, low: float, high: float) -> str:
+    """Write `mean ± SD (low-high)`, without what is not there."""
+    around = f" ({interval(low, high)})" if np.isfinite(low) else ""
+    return f"{mean_and_spread(mean, sd)}{around}"
 
 
 def some(n: int, one: str, many: str | None = None) -> str:
