@@ -48,10 +48,6 @@ class AugmentSettings:
     0.5 Hz and an amplitude up to this (in the unit of the input); `lead_dropout` is the probability
     that a lead is set to 0; `mixup` is the parameter of the Beta distribution that two examples are
     mixed by.
-
-    `condense` lists labels of a beat-wise task: training records are read a second time, cut down to
-    their beats of these labels and one neighbour either side, as if they were the rule in that
-    patient (`rayecg.signal.condense`).
     """
 
     shift_s: float = 0.0
@@ -61,11 +57,9 @@ class AugmentSettings:
     wander: float = 0.0
     lead_dropout: float = 0.0
     mixup: float = 0.0
-    condense: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        numbers = {name: value for name, value in vars(self).items() if name != "condense"}
-        for name, value in numbers.items():
+        for name, value in vars(self).items():
             top, below = (1, ", below 1") if name in ("crop", "lead_dropout") else (math.inf, "")
             if not 0 <= value < top:
                 raise ValueError(f"{name}: expected 0 or more{below}, came {value}")
@@ -116,9 +110,11 @@ class TrainSettings:
     without a better one.
 
     `accumulate` batches make a step of the optimiser. `ema` keeps a moving average of the weights
-    with this decay, which is what is validated and kept in place of the last ones. `trackers` get a
-    row of the curves after every epoch, beside the files; "mlflow" and "wandb" go through Ray's
-    integrations and need those packages.
+    with this decay, which is what is validated and kept in place of the last ones. `precision` "bf16"
+    is mixed precision. `compile` has `torch.compile` write kernels for the training step: it needs a
+    C++ compiler and takes up to minutes at every run's start. `trackers` get a row of the curves after
+    every epoch, beside the files; "mlflow" and "wandb" go through Ray's integrations and need those
+    packages.
     """
 
     epochs: int = 12
@@ -138,6 +134,7 @@ class TrainSettings:
     examples_per_epoch: int | None = None
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     scaling: ScalingSettings = field(default_factory=ScalingSettings)
     failure: FailureSettings = field(default_factory=FailureSettings)

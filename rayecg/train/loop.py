@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -73,6 +73,9 @@ def train_run(
     architecture = run.architecture
     model = build_model(architecture.name, inputs, n_outputs, architecture.hyperparameters)
     model.to(workers.device)
+    if run.input.image is not None:
+        # In which convolutions of images are faster.
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weight_C = class_weights(train.target_WC, settings.loss.class_weights)
     started = time.perf_counter()
     if hasattr(model, "fit"):
@@ -80,6 +83,9 @@ def train_run(
     optimizer = _optimizer(settings, model)
     state = load_state(folder / STATE, run.key, model, optimizer, workers.device)
     trained, kept = workers.wrap(model), model
+    if settings.compile:
+        # Validation, whose last batch is smaller, stays eager.
+        trained = cast("nn.Module", torch.compile(trained))
     if settings.ema is not None:
         kept = copy.deepcopy(model)
         kept.load_state_dict(state.average or model.state_dict())
