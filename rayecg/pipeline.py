@@ -133,7 +133,7 @@ def check_experiment(experiment: Experiment) -> None:
         For an unknown task, architecture, hyperparameter or archive kind, an input that an
         architecture cannot read, or a loss that does not fit the task.
     """
-    from rayecg.train.augment import check_augment
+    from rayecg.signal.features import BEATWISE
     from rayecg.train.losses import check_loss
     from rayecg.train.trackers import check_trackers
 
@@ -148,9 +148,8 @@ def check_experiment(experiment: Experiment) -> None:
         settings = input_of(architecture, experiment.input)
         training = _training_of(architecture, experiment)
         check_loss(task.kind, training.loss)
-        check_augment(task, training.augment)
         check_trackers(training.trackers)
-        asked = {"rhythm", "beat_shape"} & set(settings.features)
+        asked = set(BEATWISE) & set(settings.features)
         if asked and task.unit != "beat":
             raise SettingsError(
                 f"input.features: {', '.join(sorted(asked))}: expected a task of beats, "

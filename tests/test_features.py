@@ -20,9 +20,11 @@ from rayecg.core.experiment import STANDARD_LEADS, ArchiveSettings, InputSetting
 from rayecg.signal.beat_shape import OF_LEAD, shape_columns
 from rayecg.signal.features import (
     BEATWISE,
+    INTERVALS,
     RHYTHM,
     feature_columns,
     feature_names,
+    interval_columns,
     quantile,
     rhythm_columns,
 )
@@ -410,3 +412,17 @@ def test_real_intervals_are_where_they_were_marked_by_hand(data_folder):
         assert np.isfinite(away_N).mean() > 0.9, name
         assert np.abs(np.nanmedian(away_N)) < 0.02, name
         assert np.mean(np.abs(away_N) < 0.04) > 0.85, name
+
+
+def test_intervals_by_hand():
+    times = np.array([0, 90, 190, 240, 360, 440, 520])
+    rr = np.diff(times) / 100
+    found = interval_columns(times, 100.0)
+    assert found.shape == (7, len(INTERVALS))
+    np.testing.assert_allclose(found[1:, 0], np.log(rr), rtol=1e-6)
+    np.testing.assert_allclose(found[:-1, 1], np.log(rr), rtol=1e-6)
+    assert np.isnan(found[[0, -1], [0, 1]]).all()
+    # Five either side: the third beat has two before it and four after it, the first none and five.
+    np.testing.assert_allclose(found[2, 2], np.log(rr.mean()), rtol=1e-6)
+    np.testing.assert_allclose(found[0, 2], np.log(rr[:5].mean()), rtol=1e-6)
+    assert np.isnan(interval_columns(np.array([5.0]), 100.0)).all()

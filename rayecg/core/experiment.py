@@ -165,7 +165,7 @@ class InputSettings:
     absent_leads: Literal["zero", "accept", "refuse"] = "zero"
     combine: Literal["mean", "max"] = "mean"
     metadata: tuple[Literal["age", "sex"], ...] = ()
-    features: tuple[Literal["rhythm", "beat_shape", "measurements"], ...] = ()
+    features: tuple[Literal["intervals", "rhythm", "beat_shape", "measurements"], ...] = ()
     image: ImageSettings | None = None
     beats: Literal["annotated", "detected"] = "annotated"
 

@@ -51,6 +51,7 @@ ARCHITECTURES = {
     "s4": "rayecg.models.s4:S4",
     "random_encoder": "rayecg.models.random_encoder:RandomEncoder",
     "feature_boosting": "rayecg.models.feature_boosting:FeatureBoosting",
+    "linear_discriminant": "rayecg.models.linear_discriminant:LinearDiscriminant",
 }
 
 M = TypeVar("M", bound=Callable[..., nn.Module])

@@ -159,7 +159,7 @@ def _read(job: Job, runs: Sequence[Run], examples: Path) -> None:
     for edges in itertools.product(*choices.values()):
         values = to_tree({**first, **dict(zip(choices, edges, strict=True))})
         run = searched_runs(job.experiment, values, job.plan)[0]
-        inputs.setdefault(run.reads, run)
+        inputs.setdefault(run.input, run)
 
     @ray.remote(num_cpus=1)
     def build(run: Run) -> str:

@@ -12,24 +12,11 @@ import math
 
 import torch
 
-from rayecg.core.errors import SettingsError
 from rayecg.core.train_settings import AugmentSettings
-from rayecg.tasks.task import Task
 
 #: Recorders remove what is slower (0.05 Hz, Kligfield et al. 2007), and the heart beats faster.
 WANDER_HZ = (0.05, 0.5)
 WANDER_WAVES = 3
-
-
-def check_augment(task: Task, settings: AugmentSettings) -> None:
-    """Refuse with `SettingsError` labels to condense by that the task does not have beats of."""
-    unknown = [label for label in settings.condense if label not in task.label_names]
-    if unknown or (settings.condense and task.unit != "beat"):
-        has = f"has the labels {', '.join(task.label_names)} of {task.unit}s"
-        raise SettingsError(
-            f"train.augment.condense: expected labels of beats, came {', '.join(settings.condense)}; "
-            f"{task.name} {has}"
-        )
 
 
 def augment(x_BLT: torch.Tensor, settings: AugmentSettings, fs: float) -> torch.Tensor:
@@ -37,8 +24,7 @@ def augment(x_BLT: torch.Tensor, settings: AugmentSettings, fs: float) -> torch.
 
     A lead that is 0 throughout is absent, and stays so. First comes what changes the signal (shift,
     scale, noise, wander), then what takes of it away (crop, lead dropout), so that what is taken away
-    is 0. Everything is drawn for each window anew. Mixup is apart (see `mix`), and so is `condense`,
-    which makes recordings.
+    is 0. Everything is drawn for each window anew. Mixup is apart: see `mix`.
 
     Parameters
     ----------

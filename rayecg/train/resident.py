@@ -9,6 +9,7 @@ their pages. Examples that no run trains or validates on are dropped as their re
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +28,9 @@ from rayecg.core.files import (
     write_json,
     write_table,
 )
-from rayecg.core.record import Record
 from rayecg.core.settings import to_tree
 from rayecg.core.shard_format import read_records, shard_files
 from rayecg.core.versions import code_fingerprint
-from rayecg.signal.condense import condense
 from rayecg.signal.prepare import prepare
 from rayecg.signal.side import side_names
 from rayecg.tasks.task import target_matrix
@@ -113,8 +112,6 @@ def resident_windows(run: Run, shards: Path, examples: Path, cache: Path) -> dic
         own = table.filter(pc.field("split") == split)
         place = own.select(KEYS).to_pandas().reset_index(names="example")
         here = windows.reset_index(names="row").merge(place, on=KEYS, how="inner")
-        if split != "train":
-            here = here[~here["condensed"]]
         here = here.sort_values(["example", "row"])
         if not len(here):
             why = f" ({dropped[0][1]})" if dropped else ""
@@ -128,22 +125,17 @@ def resident_windows(run: Run, shards: Path, examples: Path, cache: Path) -> dic
 
 def build_windows(run: Run, shards: Path, examples: Path, cache: Path) -> Path:
     """Have the files of `resident_windows`; gives their folder."""
-    code, task = code_fingerprint("core", "signal", "tasks"), run.task
+    code = code_fingerprint("core", "signal", "tasks")
     # Folds share most of their examples, so the files hold those of all folds once.
-    table = _read_examples(examples)
-    wanted = table.select(KEYS).to_pandas()
-    rule = [task.label_names.index(label) for label in run.settings.augment.condense]
-    wanted["condensed"] = target_matrix(task, table)[:, rule].any(axis=1)
-    wanted = wanted.drop_duplicates(KEYS)
+    wanted = _read_examples(examples).select(KEYS).to_pandas().drop_duplicates()
     content = hashlib.sha256("\n".join(wanted["record_id"]).encode())
     content.update(wanted["offset"].to_numpy().tobytes())
-    content.update(wanted["condensed"].to_numpy().tobytes())
     folder = cache / fingerprint(
-        [run.shards_key, to_tree(run.input), task.unit, content.hexdigest(), code]
+        [run.shards_key, to_tree(run.input), run.task.unit, content.hexdigest(), code]
     )
     if not (folder / "windows.json").exists():
         with replacing_folder(folder) as beside:
-            _build(shards, wanted, task.unit, run.input, beside)
+            _build(shards, wanted, run.task.unit, run.input, beside)
     return folder
 
 
@@ -155,50 +147,38 @@ def _build(
     shards: Path, wanted: pd.DataFrame, unit: str, settings: InputSettings, folder: Path
 ) -> None:
     """Prepare every window; an example whose record cannot be prepared is listed as dropped."""
-    examples_of = {str(name): own for name, own in wanted.groupby("record_id")}
+    offsets_of: dict[str, list[int]] = defaultdict(list)
+    for record_id, offset in zip(wanted["record_id"], wanted["offset"], strict=True):
+        offsets_of[record_id].append(offset)
     parts = [np.empty((0, len(settings.leads), settings.n_times), dtype=np.float32)]
     sides = [np.empty((0, len(side_names(settings))), dtype=np.float32)]
     owners: list[pd.DataFrame] = []
     dropped = []
     for file in shard_files(shards):
-        for row, record in read_records(file, set(examples_of)):
-            own = examples_of[row["record_id"]]
-            offsets = own["offset"].to_numpy()
+        for row, record in read_records(file, set(offsets_of)):
+            offsets = np.array(offsets_of[row["record_id"]])
             beats = offsets if unit == "beat" else None
-            copies = [(record.physical, beats, record.beat_times, offsets)]
-            if own["condensed"].any() and record.beat_times is not None:
-                copies += _condensed(record, offsets, offsets[own["condensed"]])
-            for n_before, (signal_LT, beat_W, all_B, offset_W) in enumerate(copies):
-                try:
-                    made = prepare(signal_LT, record.fs, record.leads, settings, beat_W, all_B, row)
-                except RecordError as error:
-                    dropped.append((row["record_id"], error.message))
-                    break
-                parts.append(made.x_WLT)
-                sides.append(made.side_WM)
-                if beat_W is None:
-                    offset_W = np.full(len(made.x_WLT), offsets[0])
-                kept = {"record_id": row["record_id"], "offset": offset_W}
-                owners.append(pd.DataFrame(kept | {"condensed": n_before > 0}))
+            try:
+                made = prepare(
+                    record.physical,
+                    record.fs,
+                    record.leads,
+                    settings,
+                    beats,
+                    record.beat_times,
+                    row,
+                )
+            except RecordError as error:
+                dropped.append((row["record_id"], error.message))
+                continue
+            parts.append(made.x_WLT)
+            sides.append(made.side_WM)
+            n = len(made.x_WLT)
+            offset_W = offsets if unit == "beat" else np.full(n, offsets[0])
+            owners.append(pd.DataFrame({"record_id": row["record_id"], "offset": offset_W}))
     np.save(folder / "x.npy", np.concatenate(parts))
     np.save(folder / "side.npy", np.concatenate(sides))
-    schema = pa.schema(
-        [("record_id", pa.string()), ("offset", pa.int64()), ("condensed", pa.bool_())]
-    )
-    owner_W = pd.concat(owners) if owners else pd.DataFrame({name: [] for name in schema.names})
+    schema = pa.schema([("record_id", pa.string()), ("offset", pa.int64())])
+    owner_W = pd.concat(owners) if owners else pd.DataFrame({name: [] for name in KEYS})
     write_table(folder / "windows.parquet", pa.Table.from_pandas(owner_W, schema, False))
     write_json(folder / "windows.json", {"dropped": dropped})
-
-
-def _condensed(
-    record: Record, offsets: np.ndarray, wanted: np.ndarray
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Give the condensed copy of a record, if it has one: signal, windows' and all beats, offsets."""
-    assert record.beat_times is not None
-    all_B = np.unique(record.beat_times)
-    found = condense(record.physical, all_B, np.isin(all_B, wanted))
-    if found is None:
-        return []
-    signal_LT, time_K, kept_K = found
-    own_K = np.isin(all_B[kept_K], offsets)  # not every beat is an example
-    return [(signal_LT, time_K[own_K], time_K, all_B[kept_K][own_K])]

@@ -34,11 +34,6 @@ class Run:
     shards_key: str
     synthetic: bool
 
-    @property
-    def reads(self) -> tuple[InputSettings, tuple[str, ...]]:
-        """What windows it is trained on; runs that agree in this share their files."""
-        return self.input, self.settings.augment.condense
-
 
 @dataclass(frozen=True)
 class Workers:

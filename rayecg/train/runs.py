@@ -169,7 +169,7 @@ def _build_resident(runs: Sequence[Run], places: Places) -> None:
     def build(run: Run) -> str:
         return build_windows(run, places.shards, places.examples, places.cache).name
 
-    distinct = {run.reads: run for run in runs}
+    distinct = {run.input: run for run in runs}
     wanted = ray.get([build.remote(run) for run in distinct.values()])
     for folder in places.cache.iterdir():
         if folder.name not in wanted:
