@@ -17,10 +17,10 @@ from rayecg import read_record
 from rayecg.archives import synthesis
 from rayecg.archives.catalogue import open_archive
 from rayecg.core.experiment import STANDARD_LEADS, ArchiveSettings, InputSettings
+from rayecg.signal import features
 from rayecg.signal.beat_shape import OF_LEAD, shape_columns
 from rayecg.signal.features import (
     BEATWISE,
-    INTERVALS,
     RHYTHM,
     feature_columns,
     feature_names,
@@ -418,7 +418,7 @@ def test_intervals_by_hand():
     times = np.array([0, 90, 190, 240, 360, 440, 520])
     rr = np.diff(times) / 100
     found = interval_columns(times, 100.0)
-    assert found.shape == (7, len(INTERVALS))
+    assert found.shape == (7, len(features.INTERVALS))
     np.testing.assert_allclose(found[1:, 0], np.log(rr), rtol=1e-6)
     np.testing.assert_allclose(found[:-1, 1], np.log(rr), rtol=1e-6)
     assert np.isnan(found[[0, -1], [0, 1]]).all()
