@@ -50,6 +50,8 @@ class Intervals:
         Labels whose positives come from too few of them.
     missed
         Figures that lie outside their interval, in words.
+    chosen
+        The interval of the primary metric of what was chosen: a run, or an architecture's runs.
     """
 
     metrics: tuple[str, ...]
@@ -58,6 +60,7 @@ class Intervals:
     n_drawn: int = 0
     rare: tuple[str, ...] = ()
     missed: tuple[str, ...] = ()
+    chosen: tuple[float, float] = _NOWHERE
 
     def of(self, architecture: str, metric: str) -> tuple[float, float]:
         """Give the ends of an interval; NaN if there is none."""
@@ -102,16 +105,19 @@ def intervals(runs: pd.DataFrame, benchmark: Benchmark) -> Intervals:
     resamples = Resamples.of(patients_N, N_RESAMPLES)
     ends: dict[str, dict[str, tuple[float, float]]] = {}
     n_patients, missed = {}, []
+    chosen = _Mean(resamples.n_resamples)
     for name, own in done.groupby("architecture", sort=False):
         means: dict[str, _Mean] = {}
         scored: set[str] = set()
-        for run in own["run"]:
+        for run, is_chosen in zip(own["run"], own["chosen"], strict=True):
             outputs = benchmark.outputs(run)
             if outputs is None or not len(outputs.targets_NC):
                 continue
             scored |= set(np.unique(outputs.patients_N).tolist())
             for metric, values_R in _values(outputs, metrics, resamples):
                 means.setdefault(metric, _Mean(resamples.n_resamples)).add(values_R)
+                if is_chosen and metric == benchmark.primary:
+                    chosen.add(values_R)
         architecture = str(name)
         ends[architecture] = {metric: percentiles(mean.values()) for metric, mean in means.items()}
         n_patients[architecture] = len(scored)
@@ -123,7 +129,15 @@ def intervals(runs: pd.DataFrame, benchmark: Benchmark) -> Intervals:
     targets_NC = test[[f"target_{label}" for label in benchmark.labels]].to_numpy()
     rare_C = rare_labels(targets_NC, patients_N)
     rare = tuple(label for label, is_it in zip(benchmark.labels, rare_C, strict=True) if is_it)
-    return Intervals(metrics, ends, n_patients, len(resamples.names_G), rare, tuple(missed))
+    return Intervals(
+        metrics,
+        ends,
+        n_patients,
+        len(resamples.names_G),
+        rare,
+        tuple(missed),
+        percentiles(chosen.values()),
+    )
 
 
 class _Mean:

@@ -96,7 +96,7 @@ def headline(results: Results) -> list[dict[str, str]]:
         items.append(
             {
                 "name": f"Its test {metric}",
-                "value": number(results.chosen_figure("test")),
+                "value": results.chosen_test,
                 "note": _scored(results) + (f"; audit: {own}" if own != "passed" else ""),
             }
         )
@@ -196,7 +196,7 @@ def terminal_text(results: Results) -> str:
         parts.append(
             f"chosen on validation: {results.chosen_name} (validation {metric} "
             f"{number(results.chosen_figure('validation'))}, test "
-            f"{number(results.chosen_figure('test'))})"
+            f"{results.chosen_test})"
         )
     for run, status, error in layout.failed_table(results).rows:
         parts.append(f"{status}: {run}: {' '.join(error.split())[:160]}")

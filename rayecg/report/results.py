@@ -11,7 +11,7 @@ from rayecg.report import tables
 from rayecg.report.benchmark import Benchmark, Outputs
 from rayecg.report.intervals import intervals
 from rayecg.report.runs import collect_runs, verdict
-from rayecg.report.text import SYNTHETIC_LABEL
+from rayecg.report.text import SYNTHETIC_LABEL, with_interval
 
 
 class Results:
@@ -80,6 +80,11 @@ class Results:
         """Give the primary metric of what was chosen, on `validation` or `test`."""
         own = self.runs.loc[self.runs["chosen"], f"{part}_{self.benchmark.primary}"]
         return float(own.mean())
+
+    @property
+    def chosen_test(self) -> str:
+        """The primary metric of what was chosen on the test split, with its interval."""
+        return with_interval(self.chosen_figure("test"), float("nan"), *self.intervals.chosen)
 
     @cached_property
     def chosen_outputs(self) -> Outputs | None:

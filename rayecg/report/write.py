@@ -15,7 +15,13 @@ from rayecg.report.page import audit_counts, render_page, terminal_text
 from rayecg.report.results import Results
 from rayecg.report.runs import run_table
 from rayecg.report.style import Plot, png, stamp
-from rayecg.report.text import NOTHING_NOTE, SPREAD_NOTE, SYNTHETIC_LABEL, markdown_table
+from rayecg.report.text import (
+    NOTHING_NOTE,
+    SPREAD_NOTE,
+    SYNTHETIC_LABEL,
+    markdown_table,
+    metric_title,
+)
 
 #: Plots in the order of the page: `name -> "module:function"`, each from results to plots.
 PLOTS = {
@@ -92,7 +98,10 @@ def markdown(results: Results) -> str:
     if benchmark.synthetic:
         parts.append(f"**{SYNTHETIC_LABEL[0].upper()}{SYNTHETIC_LABEL[1:]}.**\n")
     if results.chosen is not None:
-        parts.append(f"Chosen on validation: {results.chosen_name}.\n")
+        metric = metric_title(benchmark.primary)
+        parts.append(
+            f"Chosen on validation: {results.chosen_name}, test {metric} {results.chosen_test}.\n"
+        )
     for table in (
         layout.summary_table(results),
         layout.per_class_table(results),
