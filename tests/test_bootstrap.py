@@ -10,7 +10,7 @@ from sklearn import metrics as reference
 
 from rayecg.metrics import bootstrap_interval, classification
 from rayecg.metrics import resamples as resamples_module
-from rayecg.metrics.bootstrap import FEW_GROUPS, accuracy, mean_of_known, percentiles, rare_labels
+from rayecg.metrics.bootstrap import FEW_GROUPS, mean_of_known, percentiles, rare_labels
 from rayecg.metrics.resamples import Resamples, accuracy_values, label_values
 
 #: Both sides add up at most some thousand float64 of at most 1.
@@ -110,7 +110,7 @@ def test_what_is_quick_is_what_is_looped_over(metric):
     by_score = metric in (*BY_SCORE, "macro_auroc", "macro_auprc")
     values_NC = scores_NC if by_score else decided(scores_NC)
     pair = (targets_NC[:, 0], values_NC[:, 0]) if metric in REFERENCE else (targets_NC, values_NC)
-    function = accuracy if metric == "accuracy" else getattr(classification, metric)
+    function = getattr(classification, metric)
     named, itself, stranger = (
         bootstrap_interval(each, *pair, groups_N, 50)
         for each in (metric, function, lambda t, s: function(t, s))

@@ -13,7 +13,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from rayecg.core.experiment import STANDARD_LEADS
 from rayecg.models.catalogue import ModelInputs, count_parameters
-from rayecg.models.feature_boosting import NEVER, FeatureBoosting
+from rayecg.models.feature_boosting import FeatureBoosting
+from rayecg.models.fitting import NEVER
 
 N_COLUMNS = 6
 SIDE = tuple(f"column{i}" for i in range(N_COLUMNS))

@@ -10,7 +10,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from rayecg.core.experiment import STANDARD_LEADS
 from rayecg.models.catalogue import ModelInputs, count_parameters
-from rayecg.models.linear_discriminant import NEVER, LinearDiscriminant
+from rayecg.models.fitting import NEVER
+from rayecg.models.linear_discriminant import LinearDiscriminant
 
 N_COLUMNS = 5
 SIDE = tuple(f"column{i}" for i in range(N_COLUMNS))

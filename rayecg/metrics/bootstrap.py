@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rayecg.metrics import classification
-from rayecg.metrics.classification import macro_auprc, macro_auroc, macro_f1
+from rayecg.metrics.classification import accuracy, macro_auprc, macro_auroc, macro_f1
 from rayecg.metrics.resamples import (
     BY_DECISION,
     BY_SCORE,
@@ -36,11 +36,6 @@ FEW_GROUPS = 30
 FEW_POSITIVE_GROUPS = 5
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
-
-
-def accuracy(targets_NC: np.ndarray, decisions_NC: np.ndarray) -> float:
-    """Share of the examples with all labels right."""
-    return float(np.mean((np.asarray(targets_NC) == np.asarray(decisions_NC)).all(axis=1)))
 
 
 #: The metric of a label that each macro metric is the mean of.

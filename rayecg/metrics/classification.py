@@ -107,6 +107,12 @@ def macro_f1(targets_NC: np.ndarray, decisions_NC: np.ndarray) -> float:
     return _macro([f1(t, d) for t, d in columns])
 
 
+def accuracy(targets_NC: np.ndarray, decisions_NC: np.ndarray) -> float:
+    """Share of the examples with all labels right; NaN if there is none."""
+    right_N = (np.asarray(targets_NC) == np.asarray(decisions_NC)).all(axis=1)
+    return float(np.mean(right_N)) if len(right_N) else float("nan")
+
+
 def evaluate(
     targets_NC: np.ndarray,
     probabilities_NC: np.ndarray,
@@ -128,9 +134,7 @@ def evaluate(
         "macro_auroc": macro_auroc(targets_NC, probabilities_NC),
         "macro_auprc": macro_auprc(targets_NC, probabilities_NC),
         "macro_f1": macro_f1(targets_NC, decisions_NC),
-        "accuracy": float(np.mean((targets_NC == decisions_NC).all(axis=1)))
-        if len(targets_NC)
-        else float("nan"),
+        "accuracy": accuracy(targets_NC, decisions_NC),
     }
     for i, label in enumerate(labels):
         target_N, decision_N = targets_NC[:, i], decisions_NC[:, i]

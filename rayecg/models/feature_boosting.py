@@ -13,9 +13,7 @@ import torch
 from torch import nn
 
 from rayecg.models.catalogue import ModelInputs, reads
-
-#: Logit of a label that had no positive example: a probability of 1e-13, and finite.
-NEVER = -30.0
+from rayecg.models.fitting import NEVER, check_columns, check_examples
 
 
 @reads(features=("measurements",))
@@ -67,8 +65,7 @@ class FeatureBoosting(nn.Module):
         max_features: float = 0.5,
     ) -> None:
         super().__init__()
-        if not inputs.side:
-            raise ValueError("expected side inputs (features or metadata), came none")
+        check_columns(inputs)
         if min(max_iter, max_depth, min_samples_leaf) < 1 or max_leaf_nodes < 2:
             raise ValueError(
                 "expected max_iter, max_depth and min_samples_leaf of 1 or more and max_leaf_nodes "
@@ -159,18 +156,10 @@ class FeatureBoosting(nn.Module):
         Raises
         ------
         ValueError
-            If the shapes do not fit the module, there is no example, or a label that occurs weighs 0.
+            See `check_examples`.
         """
         n_outputs = len(self.baseline_C)
-        if not len(side_NM) or target_NC.shape != (len(side_NM), n_outputs):
-            raise ValueError(
-                f"expected columns and {n_outputs} targets of at least one example, came shapes "
-                f"{side_NM.shape} and {target_NC.shape}"
-            )
-        weight_C = np.ones(n_outputs) if weight_C is None else np.asarray(weight_C, np.float64)
-        positive_NC = np.asarray(target_NC) > 0.5
-        if (weight_C[positive_NC.any(axis=0)] <= 0).any():
-            raise ValueError(f"expected weights above 0 of labels that occur, came {weight_C}")
+        positive_NC, weight_C = check_examples(side_NM, target_NC, weight_C, n_outputs)
         self._forget()
         if kind == "multilabel":
             for label in range(n_outputs):

@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 from rayecg.models.catalogue import ModelInputs, reads
+from rayecg.models.fitting import NEVER, check_columns, check_examples
 
-#: Logit of a label that had no positive example: a probability of 1e-13, and finite.
-NEVER = -30.0
 #: Below this spread a column says nothing, and is only centred.
 LEAST_SPREAD = 1e-6
 
@@ -47,8 +46,7 @@ class LinearDiscriminant(nn.Module):
 
     def __init__(self, inputs: ModelInputs, n_outputs: int, shrinkage: float = 1e-3) -> None:
         super().__init__()
-        if not inputs.side:
-            raise ValueError("expected side inputs (features or metadata), came none")
+        check_columns(inputs)
         if not 0 <= shrinkage <= 1:
             raise ValueError(f"shrinkage: expected 0 to 1, came {shrinkage}")
         self.shrinkage = shrinkage
@@ -105,16 +103,10 @@ class LinearDiscriminant(nn.Module):
         Raises
         ------
         ValueError
-            If the shapes do not fit the module, or there is no example.
+            See `check_examples`.
         """
         n_outputs, n_columns = self.weight_CM.shape
-        if not len(side_NM) or target_NC.shape != (len(side_NM), n_outputs):
-            raise ValueError(
-                f"expected columns and {n_outputs} targets of at least one example, came shapes "
-                f"{side_NM.shape} and {target_NC.shape}"
-            )
-        weight_C = np.ones(n_outputs) if weight_C is None else np.asarray(weight_C, np.float64)
-        positive_NC = np.asarray(target_NC) > 0.5
+        positive_NC, weight_C = check_examples(side_NM, target_NC, weight_C, n_outputs)
         side_NM = np.where(np.isfinite(side_NM), side_NM, np.nan).astype(np.float64)
         known_M = (~np.isnan(side_NM)).sum(axis=0)
         mean_M = np.nansum(side_NM, axis=0) / np.maximum(known_M, 1)
@@ -125,11 +117,11 @@ class LinearDiscriminant(nn.Module):
         weight_CM, bias_C = np.zeros((n_outputs, n_columns)), np.full(n_outputs, NEVER)
         absent_C = np.zeros(n_outputs, dtype=bool)
         if kind == "multiclass":
-            present = positive_NC.any(axis=0) & (weight_C > 0)
+            present = positive_NC.any(axis=0)
             groups = [positive_NC[:, label] for label in np.flatnonzero(present)]
             own = self._directions(side_NM, groups, weight_C[present])
             weight_CM[present], bias_C[present] = own
-            absent_C = ~present
+            absent_C = np.logical_not(present)
         else:
             for label, own_N in enumerate(positive_NC.T):
                 if own_N.all():

@@ -133,12 +133,10 @@ def feature_columns(
         if group == "measurements":
             row_M = measure(signal_LT, fs, leads, beat_B)
             found.append(np.broadcast_to(row_M, (len(own_W), len(row_M))))
-        elif group == "intervals":
+        elif group in ("intervals", "rhythm"):
             assert beat_B is not None
-            found.append(interval_columns(beat_B, fs)[own_W])
-        elif group == "rhythm":
-            assert beat_B is not None
-            found.append(rhythm_columns(beat_B, fs)[own_W])
+            columns = interval_columns if group == "intervals" else rhythm_columns
+            found.append(columns(beat_B, fs)[own_W])
         else:
             assert beat_B is not None
             found += [shape_columns(lead_T, fs, beat_B)[own_W] for lead_T in signal_LT]

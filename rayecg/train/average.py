@@ -19,16 +19,14 @@ def move_average(average: nn.Module, model: nn.Module, decay: float, n_steps: in
         A copy of the network. Its floating-point parameters and buffers (batch norms' statistics)
         are averaged, others (counts) are taken over.
     model
-        The network that is trained, also compiled or wrapped for data-parallel training.
+        The network that is trained, itself and not what wraps it.
     decay
         Share of the average that a step leaves.
     n_steps
         How many steps came before this one.
     """
     decay = min(decay, (1 + n_steps) / (10 + n_steps))
-    own = getattr(model, "_orig_mod", model)  # what `torch.compile` wraps
-    own = own.module if isinstance(own, nn.parallel.DistributedDataParallel) else own
-    trained = own.state_dict()
+    trained = model.state_dict()
     for name, held in average.state_dict().items():
         if held.is_floating_point() or held.is_complex():
             held.lerp_(trained[name], 1 - decay)

@@ -11,6 +11,7 @@ is fitted once to the training windows, and all that follows is the same.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -83,15 +84,17 @@ def train_run(
     optimizer = _optimizer(settings, model)
     state = load_state(folder / STATE, run.key, model, optimizer, workers.device)
     trained, kept = workers.wrap(model), model
+    average: Callable[[int], None] | None = None
     if settings.compile:
         # Validation, whose last batch is smaller, stays eager.
         trained = cast("nn.Module", torch.compile(trained))
     if settings.ema is not None:
         kept = copy.deepcopy(model)
         kept.load_state_dict(state.average or model.state_dict())
+        average = functools.partial(move_average, kept, model, settings.ema)
     loss_of = make_loss(run.task.kind, settings.loss, weight_C, workers.device)
     while not _finished(state, settings):
-        row = _train_epoch(run, state, trained, kept, optimizer, loss_of, train, workers)
+        row = _train_epoch(run, state, trained, average, optimizer, loss_of, train, workers)
         row |= validated(run, kept, windows["validation"], workers)
         score = monitored(row, run)
         state.curves.append(row)
@@ -176,7 +179,7 @@ def _train_epoch(
     run: Run,
     state: State,
     model: nn.Module,
-    kept: nn.Module,
+    average: Callable[[int], None] | None,
     optimizer: torch.optim.Optimizer,
     loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     train: Windows,
@@ -221,8 +224,8 @@ def _train_epoch(
             nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if settings.ema is not None:
-            move_average(kept, model, settings.ema, epoch * n_steps + step)
+        if average is not None:
+            average(epoch * n_steps + step)
     # Of all workers: if one alone gave up, the others would wait for it.
     mean = workers.mean(float(total) / n_batches)
     if not math.isfinite(mean):
