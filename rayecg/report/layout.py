@@ -45,6 +45,8 @@ class Table:
         Rows to be pointed out.
     notes
         Lines below.
+    section
+        Of the page, for the tables of `rayecg.report.write.TABLES`.
     """
 
     caption: str
@@ -53,6 +55,7 @@ class Table:
     numeric: frozenset[int] = frozenset()
     marked: frozenset[int] = frozenset()
     notes: tuple[str, ...] = field(default=())
+    section: str = ""
 
 
 def _caption(text: str, benchmark: Benchmark) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -30,7 +30,9 @@ from rayecg.report.text import (
 )
 
 
-def render_page(results: Results, plots: Mapping[str, tuple[Plot, bytes]]) -> str:
+def render_page(
+    results: Results, plots: Mapping[str, tuple[Plot, bytes]], more: Sequence[Table] = ()
+) -> str:
     """Fill the page.
 
     Parameters
@@ -39,6 +41,8 @@ def render_page(results: Results, plots: Mapping[str, tuple[Plot, bytes]]) -> st
         Tables and the chosen run.
     plots
         Name to the plot and its PNG, in the order of the page.
+    more
+        Tables that name their section.
     """
     benchmark = results.benchmark
     room = resources.files("rayecg.report")
@@ -69,6 +73,8 @@ def render_page(results: Results, plots: Mapping[str, tuple[Plot, bytes]]) -> st
         findings=layout.findings_rows(results),
         audit_counts=audit_counts(results),
         looks=_looks(results),
+        more=more,
+        sections={t.section for t in more} | {plot.section for plot, _ in plots.values()},
         plots=[_inlined(plot, data) for plot, data in plots.values()],
         settings=shorten_paths(benchmark.experiment_text),
         task_settings=yaml.safe_dump(benchmark.task, sort_keys=False, allow_unicode=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pandas as pd
 from rayecg.core.catalogue import look_up
 from rayecg.core.files import replacing, write_table, write_text
 from rayecg.report import layout
+from rayecg.report.layout import Table
 from rayecg.report.page import audit_counts, render_page, terminal_text
 from rayecg.report.results import Results
 from rayecg.report.runs import run_table
@@ -33,6 +34,9 @@ PLOTS = {
     "training_curves": "rayecg.report.training_plots:training_curves",
     "waveforms": "rayecg.report.waveforms:waveforms",
 }
+#: Tables beside those of `layout`, in the order of the page: `name -> "module:function"`, each from
+#: results to tables that name their section: `comparison`, `calibration`, `subgroups` or `classes`.
+TABLES: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -63,15 +67,16 @@ def report(source: Path, out: Path) -> ReportResult:
     out = Path(out)
     results = Results(Path(source), out / "findings.json")
     plots = _draw(results)
+    more = _lay_out(results)
     write_table(out / "runs.parquet", run_table(results.runs, results.benchmark.labels))
     _write_csv(out / "summary.csv", results.summary)
     _write_csv(out / "per_class.csv", results.per_class)
-    write_text(out / "summary.md", markdown(results))
+    write_text(out / "summary.md", markdown(results, more))
     for name, (_, data) in plots.items():
         with replacing(out / "plots" / f"{name}.png") as beside:
             beside.write_bytes(data)
     page = out / "index.html"
-    write_text(page, render_page(results, plots))
+    write_text(page, render_page(results, plots, more))
     return ReportResult(terminal_text(results), page)
 
 
@@ -87,12 +92,20 @@ def _draw(results: Results) -> dict[str, tuple[Plot, bytes]]:
     return drawn
 
 
+def _lay_out(results: Results) -> list[Table]:
+    found: list[Table] = []
+    for name in TABLES:
+        function: Callable[[Results], Iterator[Table]] = look_up(TABLES, name, "table")
+        found += [table for table in function(results) if table.rows]
+    return found
+
+
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
 
 
-def markdown(results: Results) -> str:
-    """Give the tables as Markdown."""
+def markdown(results: Results, more: Sequence[Table] = ()) -> str:
+    """Give the tables as Markdown, `more` after those that every report has."""
     benchmark = results.benchmark
     parts = [f"# {benchmark.title}\n", f"{benchmark.task['title']}.\n"]
     if benchmark.synthetic:
@@ -108,6 +121,7 @@ def markdown(results: Results) -> str:
         layout.failed_table(results),
         layout.archive_table(results),
         layout.population_table(results),
+        *more,
     ):
         if table.rows:
             parts += [f"## {table.caption}\n", markdown_table(table.columns, table.rows)]
