@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ from rayecg.models.predictor import Predictor, combine_logits
 from rayecg.tasks.split import splits_of
 from rayecg.tasks.task import Task, example_table, load_task
 from rayecg.train.average import move_average
-from rayecg.train.loop import train_run
-from rayecg.train.resident import Windows, resident_windows
+from rayecg.train.loop import made_ahead, train_run
+from rayecg.train.resident import GrowingArray, Windows, resident_windows
 from rayecg.train.run import Run, Workers
 from rayecg.train.schedule import learning_rate, n_plateaus
 from rayecg.train.trackers import PACKAGES, check_trackers, trackers
@@ -55,6 +56,35 @@ def run_of(task: Task, architecture: str, settings: InputSettings, **changes: ob
     training = dataclasses.replace(QUICK, **changes)
     own = ArchitectureSettings(architecture)
     return Run("one", "key", own, 0, task, settings, training, "shards", True)
+
+
+def test_a_file_that_grows_by_rows_is_an_array_of_all_of_them(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(1234, 2, 3)).astype(np.float32)
+    with GrowingArray(tmp_path / "x.npy", 2, 3) as x_WLT:
+        for start in range(0, len(rows), 100):
+            x_WLT.append(rows[start : start + 100])
+        with pytest.raises(ValueError, match=r"x.npy: expected rows \(2, 3\), came \(4, 3\)"):
+            x_WLT.append(np.zeros((4, 3)))
+    assert np.array_equal(np.load(tmp_path / "x.npy", mmap_mode="r"), rows)
+    with GrowingArray(tmp_path / "side.npy", 0) as side_WM:
+        side_WM.append(np.empty((5, 0), dtype=np.float32))
+    assert np.load(tmp_path / "side.npy", mmap_mode="r").shape == (5, 0)
+
+
+def test_batches_that_are_made_ahead_keep_their_order_and_their_errors():
+    made = []
+
+    def call(i: int) -> tuple:
+        made.append(i)
+        if i == 5:
+            raise DataError("the sixth")
+        return (i,)
+
+    batches = made_ahead(functools.partial(call, i) for i in range(8))
+    assert [next(batches) for _ in range(5)] == [(i,) for i in range(5)]
+    with pytest.raises(DataError, match="the sixth"):
+        next(batches)
+    assert made == list(range(len(made)))
 
 
 def test_a_plateau_is_so_many_epochs_without_a_better_one():

@@ -14,7 +14,9 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +34,9 @@ from rayecg.train.outcome import conclude, monitored, validated
 from rayecg.train.resident import Windows
 from rayecg.train.run import STATE, Run, State, Workers, load_state, save_state
 from rayecg.train.schedule import epoch_order, learning_rate
+
+#: Batches that are read and sent to the device ahead of need.
+AHEAD = 2
 
 
 def train_run(
@@ -95,7 +100,7 @@ def train_run(
     loss_of = make_loss(run.task.kind, settings.loss, weight_C, workers.device)
     while not _finished(state, settings):
         row = _train_epoch(run, state, trained, average, optimizer, loss_of, train, workers)
-        row |= validated(run, kept, windows["validation"], workers)
+        row |= validated(run, kept, windows, workers)
         score = monitored(row, run)
         state.curves.append(row)
         # An undefined score (no label with both classes) is beaten by any other.
@@ -132,7 +137,7 @@ def _fit_run(
     seconds = time.perf_counter() - started
     row = {"epoch": 0, "loss": math.nan, "learning_rate": math.nan}
     row |= {"examples_per_s": len(train) / seconds}
-    row |= validated(run, model, windows["validation"], workers)
+    row |= validated(run, model, windows, workers)
     on_epoch(row)
     state = State(1, 0, monitored(row, run), model.state_dict(), {}, [row])
     return _summarised(run, model, windows, state, weight_C, folder, workers, started)
@@ -196,16 +201,15 @@ def _train_epoch(
     started, rate = time.perf_counter(), 0.0
     # On the device, so that no step waits for the one before it.
     total = torch.zeros((), dtype=torch.float64, device=workers.device)
-    for i in range(n_batches):
+    batches = made_ahead(
+        _batches(order[: n_batches * settings.batch_size], settings, train, workers)
+    )
+    for i, (x_BLT, own_BM, target_BC) in enumerate(batches):
         step, place = divmod(i, settings.accumulate)
         progress = (epoch * n_steps + step) / (settings.epochs * n_steps)
         rate = learning_rate(settings, progress, so_far)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        rows = order[i * settings.batch_size : (i + 1) * settings.batch_size]
-        rows = np.sort(rows[workers.rank :: workers.size])
-        taken = (*train.take(rows), train.target_WC[rows].astype(np.float32))
-        x_BLT, own_BM, target_BC = (_sent(part, workers.device) for part in taken)
         side_BM = own_BM if own_BM.shape[1] else None
         x_BLT = augment(x_BLT, settings.augment, run.input.fs)
         x_BLT, side_BM, target_BC = mix(x_BLT, side_BM, target_BC, settings.augment.mixup)
@@ -237,6 +241,35 @@ def _train_epoch(
         "learning_rate": rate,
         "examples_per_s": min(len(order), n_batches * settings.batch_size) / seconds,
     }
+
+
+Batch = tuple[torch.Tensor, ...]
+
+
+def _batches(
+    order: np.ndarray, settings: TrainSettings, train: Windows, workers: Workers
+) -> Iterator[Callable[[], Batch]]:
+    """Give for each batch of an epoch what brings this worker's part of it to the device."""
+    for start in range(0, len(order), settings.batch_size):
+        rows = order[start : start + settings.batch_size]
+        yield functools.partial(_fetch, train, np.sort(rows[workers.rank :: workers.size]), workers)
+
+
+def _fetch(train: Windows, rows: np.ndarray, workers: Workers) -> Batch:
+    taken = (*train.take(rows), train.target_WC[rows].astype(np.float32))
+    return tuple(_sent(part, workers.device) for part in taken)
+
+
+def made_ahead(calls: Iterator[Callable[[], Batch]]) -> Iterator[Batch]:
+    """Make batches in a thread, a few of them before they are asked for."""
+    with ThreadPoolExecutor(1, "batches") as thread:
+        made: deque[Future[Batch]] = deque()
+        for call in calls:
+            made.append(thread.submit(call))
+            if len(made) > AHEAD:
+                yield made.popleft().result()
+        while made:
+            yield made.popleft().result()
 
 
 def _sent(part: np.ndarray, device: torch.device) -> torch.Tensor:

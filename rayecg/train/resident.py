@@ -9,6 +9,7 @@ their pages. Examples that no run trains or validates on are dropped as their re
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,20 @@ class Windows:
     def take(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Copy some of the windows, and the columns beside them, out of the files."""
         rows = self.row_W[windows]
+        self._read_together(rows)
         return self.all_WLT[rows], self.all_WM[rows]
+
+    def _read_together(self, rows: np.ndarray) -> None:
+        """Have the system read rows that memory does not hold all at once, not one after another."""
+        own = self.all_WLT
+        if not isinstance(own, np.memmap) or not own.size:
+            return
+        pages: mmap.mmap = own._mmap  # type: ignore[attr-defined]
+        # numpy maps from the page that holds the first row.
+        first, size = own.offset % mmap.ALLOCATIONGRANULARITY, own.strides[0]
+        for row in rows.tolist():
+            start = (first + row * size) // mmap.PAGESIZE * mmap.PAGESIZE
+            pages.madvise(mmap.MADV_WILLNEED, start, first + (row + 1) * size - start)
 
 
 def resident_windows(run: Run, shards: Path, examples: Path, cache: Path) -> dict[str, Windows]:
@@ -150,35 +164,64 @@ def _build(
     offsets_of: dict[str, list[int]] = defaultdict(list)
     for record_id, offset in zip(wanted["record_id"], wanted["offset"], strict=True):
         offsets_of[record_id].append(offset)
-    parts = [np.empty((0, len(settings.leads), settings.n_times), dtype=np.float32)]
-    sides = [np.empty((0, len(side_names(settings))), dtype=np.float32)]
     owners: list[pd.DataFrame] = []
     dropped = []
-    for file in shard_files(shards):
-        for row, record in read_records(file, set(offsets_of)):
-            offsets = np.array(offsets_of[row["record_id"]])
-            beats = offsets if unit == "beat" else None
-            try:
-                made = prepare(
-                    record.physical,
-                    record.fs,
-                    record.leads,
-                    settings,
-                    beats,
-                    record.beat_times,
-                    row,
-                )
-            except RecordError as error:
-                dropped.append((row["record_id"], error.message))
-                continue
-            parts.append(made.x_WLT)
-            sides.append(made.side_WM)
-            n = len(made.x_WLT)
-            offset_W = offsets if unit == "beat" else np.full(n, offsets[0])
-            owners.append(pd.DataFrame({"record_id": row["record_id"], "offset": offset_W}))
-    np.save(folder / "x.npy", np.concatenate(parts))
-    np.save(folder / "side.npy", np.concatenate(sides))
+    with (
+        GrowingArray(folder / "x.npy", len(settings.leads), settings.n_times) as x_WLT,
+        GrowingArray(folder / "side.npy", len(side_names(settings))) as side_WM,
+    ):
+        for file in shard_files(shards):
+            for row, record in read_records(file, set(offsets_of)):
+                offsets = np.array(offsets_of[row["record_id"]])
+                beats = offsets if unit == "beat" else None
+                try:
+                    made = prepare(
+                        record.physical,
+                        record.fs,
+                        record.leads,
+                        settings,
+                        beats,
+                        record.beat_times,
+                        row,
+                    )
+                except RecordError as error:
+                    dropped.append((row["record_id"], error.message))
+                    continue
+                x_WLT.append(made.x_WLT)
+                side_WM.append(made.side_WM)
+                n = len(made.x_WLT)
+                offset_W = offsets if unit == "beat" else np.full(n, offsets[0])
+                owners.append(pd.DataFrame({"record_id": row["record_id"], "offset": offset_W}))
     schema = pa.schema([("record_id", pa.string()), ("offset", pa.int64())])
     owner_W = pd.concat(owners) if owners else pd.DataFrame({name: [] for name in KEYS})
     write_table(folder / "windows.parquet", pa.Table.from_pandas(owner_W, schema, False))
     write_json(folder / "windows.json", {"dropped": dropped})
+
+
+class GrowingArray:
+    """A float32 `.npy` file that grows by rows: memory holds no more than those of one record."""
+
+    def __init__(self, path: Path, *shape: int) -> None:
+        self._path, self._shape, self._n = path, shape, 0
+
+    def __enter__(self) -> GrowingArray:
+        self._file = self._path.open("wb")
+        self._write_header()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Write rows after those that are there; ValueError if they have another shape."""
+        if rows.shape[1:] != self._shape:
+            raise ValueError(f"{self._path.name}: expected rows {self._shape}, came {rows.shape}")
+        self._file.write(np.ascontiguousarray(rows, dtype=np.float32).data)
+        self._n += len(rows)
+
+    def _write_header(self) -> None:
+        """Write it at the start; numpy leaves room in it for any number of rows."""
+        what = {"descr": "<f4", "fortran_order": False, "shape": (self._n, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, what)
