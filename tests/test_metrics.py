@@ -14,7 +14,8 @@ from sklearn import metrics as reference
 
 from rayecg.core.outputs import OperatingPoint, probabilities
 from rayecg.metrics import classification as ours
-from rayecg.metrics.operating_point import choose_operating_point, fit_temperature
+from rayecg.metrics.calibrators import fit_temperature
+from rayecg.metrics.operating_point import choose_operating_point
 
 #: Both sides add up at most a few hundred float64 of at most 1.
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -119,34 +120,21 @@ def test_evaluate_names_every_metric_of_every_label():
     np.testing.assert_allclose(found["macro_auroc"], expected, **EXACT)
     assert found["auprc_b"] == ours.auprc(targets_NC[:, 1], scores_NC[:, 1])
     assert found["n_positive_c"] == targets_NC[:, 2].sum()
-    assert len(found) == 4 + 3 * 6
+    expected = reference.precision_score(targets_NC, decisions_NC, average="weighted")
+    np.testing.assert_allclose(found["weighted_ppv"], expected, **EXACT)
+    expected = reference.average_precision_score(targets_NC, scores_NC, average="micro")
+    np.testing.assert_allclose(found["micro_auprc"], expected, **EXACT)
+    expected = reference.hamming_loss(targets_NC, decisions_NC)
+    np.testing.assert_allclose(found["hamming_loss"], expected, **EXACT)
+    assert found["tp_a"] + found["fn_a"] == found["n_positive_a"]
+    by_score = ours.evaluate_scores(targets_NC, scores_NC, ("a", "b", "c"))
+    by_decision = ours.evaluate_decisions(targets_NC, decisions_NC, ("a", "b", "c"))
+    assert found == by_score | by_decision
+    assert not set(by_score) & set(by_decision)
     nothing = ours.evaluate(targets_NC[:0], scores_NC[:0], decisions_NC[:0], ("a", "b", "c"))
     assert np.isnan(nothing["macro_auroc"])
     assert np.isnan(nothing["accuracy"])
     assert nothing["n_positive_a"] == 0
-
-
-@given(examples)
-def test_the_threshold_of_the_highest_f1_is_the_highest(pairs):
-    targets_N, scores_N = unpacked(pairs)
-    threshold = ours.max_f1_threshold(targets_N, scores_N)
-    if not targets_N.any():
-        assert threshold == 0.5
-        return
-    reached = ours.f1(targets_N, scores_N >= threshold)
-    best = max(ours.f1(targets_N, scores_N >= each) for each in np.unique(scores_N))
-    np.testing.assert_allclose(reached, best, **EXACT)
-    assert 0.0 <= threshold <= 1.0
-
-
-def test_the_threshold_lies_halfway():
-    assert ours.max_f1_threshold([0, 1, 1], [0.2, 0.6, 0.9]) == pytest.approx(0.4, abs=1e-15)
-
-
-def test_the_threshold_between_neighbouring_numbers_refuses_the_lower():
-    for low in (0.0, 1e-300, *np.random.default_rng(3).random(50)):
-        high = np.nextafter(low, 1.0)
-        assert low < ours.max_f1_threshold([0, 1], [low, high]) <= high
 
 
 def drawn(kind: str, temperature: float) -> tuple[np.ndarray, np.ndarray]:
@@ -226,5 +214,5 @@ def test_an_operating_point_survives_its_card(kind):
     few_NC = logits_NC[:50]
     np.testing.assert_array_equal(again.calibrate(few_NC), point.calibrate(few_NC))
     np.testing.assert_allclose(
-        again.calibrate(few_NC), probabilities(few_NC / point.temperature, kind), **EXACT
+        again.calibrate(few_NC), probabilities(few_NC / point.calibrator.temperature, kind), **EXACT
     )
