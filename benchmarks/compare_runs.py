@@ -4,8 +4,8 @@
 
 For the settings that a search found, on folds it did not select on (see
 `jobs/experiments/compare_mitbih.yaml`): macro F1 of each row, the mean over seeds and folds, and the
-difference with its 95 % interval over patients. Both rows are evaluated in the same 2,000 resamples
-of each fold's patients. Every run stopped at its best epoch by the same validation examples, so that
+difference with its 95 % interval over patients and p (`rayecg.metrics.comparison`). Both rows are
+evaluated in the same 2,000 resamples of each fold's patients. Every run stopped at its best epoch by the same validation examples, so that
 both figures are a little too high.
 """
 
@@ -14,24 +14,38 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rayecg.core.files import read_json, read_table
-from rayecg.metrics.bootstrap import mean_of_known, percentiles
+from rayecg.metrics.bootstrap import mean_of_known, units_of_labels
 from rayecg.metrics.classification import macro_f1
-from rayecg.metrics.resamples import Resamples, label_values
+from rayecg.metrics.comparison import Difference, difference
+from rayecg.metrics.resamples import Resamples, label_values, n_effective
 
 KEYS = ["record_id", "offset"]
 
 
-def evaluate(out: Path, row: str, fold: int) -> tuple[list[float], np.ndarray, int]:
-    """Give a row's macro F1 on a fold for each seed, their mean in each resample, and the patients."""
+@dataclass(frozen=True)
+class Fold:
+    """A row on one fold: macro F1 of each seed, its labels' mean over seeds in every resample."""
+
+    points: list[float]
+    values_RC: np.ndarray
+    n_groups: int
+    n_effective: float
+    n_units: float
+
+
+def evaluate(out: Path, row: str, fold: int) -> Fold:
+    """Evaluate the validation decisions of a row's seeds on a fold."""
     examples = read_table(out / "work" / "examples.parquet").to_pandas()
     held = examples[(examples["split"] == "validation") & (examples["fold"] == fold)]
     labels = [name.removeprefix("target_") for name in held if name.startswith("target_")]
-    resamples = Resamples.of(held["patient_id"])
+    patients_N = held["patient_id"].to_numpy(dtype=np.str_)
+    resamples = Resamples.of(patients_N)
     points, drawn = [], []
     for folder in sorted(out.glob(f"{row}-fold{fold}-seed*")):
         if read_json(folder / "run.json")["status"] != "ok":
@@ -43,11 +57,28 @@ def evaluate(out: Path, row: str, fold: int) -> tuple[list[float], np.ndarray, i
             for kind in ("target", "decision")
         )
         points.append(macro_f1(target_NC, decision_NC))
-        values_RC = label_values("f1", target_NC, decision_NC, both["patient_id"], resamples)
-        drawn.append(mean_of_known(values_RC, axis=1))
+        own_N = both["patient_id"].to_numpy(dtype=np.str_)
+        drawn.append(label_values("f1", target_NC, decision_NC, own_N, resamples))
     if not points:
         sys.exit(f"{out}: expected runs named {row}-fold{fold}-seed…, there is none")
-    return points, np.mean(drawn, axis=0), len(resamples.names_G)
+    targets_NC = held[[f"target_{label}" for label in labels]].to_numpy(dtype=bool)
+    return Fold(
+        points,
+        mean_of_known(np.stack(drawn), axis=0),
+        len(resamples.names_G),
+        n_effective(patients_N),
+        units_of_labels(targets_NC, patients_N),
+    )
+
+
+def compare(a: list[Fold], b: list[Fold]) -> Difference:
+    """Give the mean over seeds and folds of `a` less that of `b`: in each fold, what both have."""
+    less = [mean_of_known(i.values_RC - j.values_RC, axis=1) for i, j in zip(a, b, strict=True)]
+    means = [np.mean([fold.points for fold in row]) for row in (a, b)]
+    sizes = sum(fold.n_groups for fold in a), sum(fold.n_effective for fold in a)
+    values_R = mean_of_known(np.stack(less), axis=0)
+    n_units = sum(fold.n_units for fold in a)
+    return difference(float(means[0] - means[1]), values_R, sizes, n_units=n_units)
 
 
 def main() -> None:
@@ -63,18 +94,18 @@ def main() -> None:
         for row in arguments.rows
     }
     first, second = found.values()
-    points = {row: [points for points, _, _ in folds] for row, folds in found.items()}
+    points = {row: [fold.points for fold in folds] for row, folds in found.items()}
     means = {row: float(np.mean(own)) for row, own in points.items()}
-    difference = means[arguments.rows[0]] - means[arguments.rows[1]]
-    drawn_R = np.mean([one[1] - other[1] for one, other in zip(first, second, strict=True)], axis=0)
-    low, high = percentiles(drawn_R)
+    less = compare(first, second)
     told = {
         "folds": arguments.folds,
-        "patients": [n for _, _, n in first],
+        "patients": [fold.n_groups for fold in first],
         "macro_f1": points,
         "means": means,
-        "difference": difference,
-        "interval": [low, high],
+        "difference": less.point,
+        "interval": [less.low, less.high],
+        "p_value": less.p_value,
+        "warning": less.warning,
     }
     if arguments.json:
         json.dump(told, sys.stdout, indent=2)
@@ -86,9 +117,11 @@ def main() -> None:
             for fold, own in zip(arguments.folds, folds, strict=True)
         )
         print(f"{row:12s} mean {means[row]:.3f} ({each})")
+    doubt = f"; {less.warning}" if less.warning else ""
     print(
-        f"difference   {difference:+.3f}, 95 % interval over patients {low:+.3f} to {high:+.3f} "
-        f"({' and '.join(map(str, told['patients']))} patients)"
+        f"difference   {less.point:+.3f}, 95 % interval over patients {less.low:+.3f} to "
+        f"{less.high:+.3f}, p {less.p_value:.3f} "
+        f"({' and '.join(map(str, told['patients']))} patients{doubt})"
     )
 
 

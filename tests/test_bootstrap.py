@@ -87,7 +87,8 @@ def test_macro_metrics_leave_out_what_a_resample_lacks(macro, n_groups):
     resamples = Resamples.of(groups_N, 200, seed=5)
     expected_RC = loop(MACRO[macro], (targets_NC, values_NC, groups_N), resamples)
     expected_R = np.nanmean(expected_RC, axis=1)
-    found = bootstrap_interval(macro, targets_NC, values_NC, groups_N, 200, 0.9, seed=5)
+    examples = targets_NC, values_NC, groups_N
+    found = bootstrap_interval(macro, *examples, 200, 0.9, seed=5, method="percentile")
     ends = np.quantile(expected_R, [0.05, 0.95])
     np.testing.assert_allclose([found.low, found.high], ends, **EXACT)
     assert found.point == getattr(classification, macro)(targets_NC, values_NC)
@@ -111,14 +112,16 @@ def test_what_is_quick_is_what_is_looped_over(metric):
     values_NC = scores_NC if by_score else decided(scores_NC)
     pair = (targets_NC[:, 0], values_NC[:, 0]) if metric in REFERENCE else (targets_NC, values_NC)
     function = getattr(classification, metric)
-    named, itself, stranger = (
-        bootstrap_interval(each, *pair, groups_N, 50)
-        for each in (metric, function, lambda t, s: function(t, s))
-    )
-    assert named == itself
-    assert named.low < named.high
-    for field in ("point", "low", "high"):
-        np.testing.assert_allclose(getattr(stranger, field), getattr(named, field), **EXACT)
+    for method in ("percentile", "bca"):
+        named, itself, stranger = (
+            bootstrap_interval(each, *pair, groups_N, 50, method=method)
+            for each in (metric, function, lambda t, s: function(t, s))
+        )
+        assert named == itself
+        assert named.method == method
+        assert named.low < named.high
+        for field in ("point", "low", "high"):
+            np.testing.assert_allclose(getattr(stranger, field), getattr(named, field), **EXACT)
     if metric == "accuracy":
         right_N = (targets_NC == values_NC).all(axis=1)
         assert named.point == right_N.mean()
@@ -247,7 +250,7 @@ def test_it_warns_of_few_patients():
     for n_groups in (FEW_GROUPS - 1, FEW_GROUPS):
         groups_N = np.arange(600) % n_groups
         target_N = rng.random(600) < 0.5
-        score_N = rng.random(600) + target_N
+        score_N = rng.random(600) + 0.5 * target_N
         found = bootstrap_interval("auroc", target_N, score_N, groups_N, 200)
         few = f"rests on few patients ({n_groups})"
         assert found.warning == (few if n_groups < FEW_GROUPS else "")
@@ -267,7 +270,8 @@ def test_it_warns_of_labels_that_few_patients_have():
         found = bootstrap_interval("macro_auroc", targets_NC, scores_NC, groups_N, 300)
         assert found.warning == expected
     # Accuracy rests on no label's positives.
-    assert not bootstrap_interval("accuracy", targets_NC, targets_NC, groups_N, 300).warning
+    guessed_NC = targets_NC ^ (rng.random(targets_NC.shape) < 0.1)
+    assert not bootstrap_interval("accuracy", targets_NC, guessed_NC, groups_N, 300).warning
 
 
 def test_it_warns_if_the_interval_misses_its_point():

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_benchmark import DEGRADED, LOST, RUNS, edit_json, edit_table, write_benchmark
+from scipy import stats
+from scipy.special import expit, logit
 from test_report_many import make_folds
 
-from rayecg.metrics.bootstrap import N_RESAMPLES
+from rayecg.metrics.bootstrap import N_RESAMPLES, units_of_labels
 from rayecg.metrics.resamples import Resamples
 from rayecg.report import layout
 from rayecg.report.benchmark import Benchmark
@@ -24,17 +26,18 @@ from rayecg.report.write import markdown
 CLOSE = 1e-9
 
 
+def more_tested(examples: pd.DataFrame) -> pd.DataFrame:
+    """Put two thirds of the recordings into the test split, of all patients."""
+    other = examples["record_id"].str[1:].astype(int) < 41
+    changed = examples.assign(split=np.where(other, "test", examples["split"]))
+    return changed.assign(reason=None)
+
+
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A benchmark whose test split has twenty patients with two recordings and one with one."""
     out = write_benchmark(tmp_path_factory.mktemp("intervals") / "out")
-
-    def more(examples: pd.DataFrame) -> pd.DataFrame:
-        other = examples["record_id"].str[1:].astype(int) < 41
-        changed = examples.assign(split=np.where(other, "test", examples["split"]))
-        return changed.assign(reason=None)
-
-    edit_table(out / "work" / "examples.parquet", more)
+    edit_table(out / "work" / "examples.parquet", more_tested)
     return out
 
 
@@ -73,6 +76,22 @@ def by_hand(out: Path, runs: tuple[str, ...], n: int) -> dict[str, np.ndarray]:
     return {name: pd.DataFrame(values).mean(axis=1).to_numpy() for name, values in rows.items()}
 
 
+def units(out: Path, label: str = "") -> float:
+    """Count the patients of equal size that a figure's spread is known from."""
+    benchmark = Benchmark(out, out / "findings.json")
+    test = benchmark.split_examples("test")
+    names = [label] if label else benchmark.labels
+    targets_NC = test[[f"target_{name}" for name in names]].to_numpy(dtype=bool)
+    return units_of_labels(targets_NC, benchmark.patients(test))
+
+
+def usual_ends(mean: float, values_R: np.ndarray, n_units: float) -> tuple[float, float]:
+    """Give the ends from resamples written out, by the formula."""
+    error = np.nanstd(values_R) * np.sqrt(n_units / (n_units - 1)) / (mean * (1 - mean))
+    reach = stats.t.ppf(0.975, n_units - 1) * error
+    return float(expit(logit(mean) - reach)), float(expit(logit(mean) + reach))
+
+
 def few_resamples(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     """Take the first of the same draws, so that a loop ends."""
     whole = Resamples.of
@@ -98,13 +117,15 @@ def test_they_are_of_the_mean_over_runs(out, monkeypatch, primary):
     for name, values in expected.items():
         row = summary.loc[name]
         for metric in {primary, "macro_auroc", "macro_f1"}:
-            ends = np.nanquantile(values[metric], [0.025, 0.975])
+            n_units = results.intervals.n_effective if metric == "accuracy" else units(out)
+            ends = usual_ends(row[f"test_{metric}_mean"], values[metric], n_units)
             found = row[f"test_{metric}_low"], row[f"test_{metric}_high"]
             assert found == pytest.approx(ends, abs=CLOSE), (name, metric)
         labels = results.per_class[results.per_class["architecture"] == name].set_index("label")
         for label in results.benchmark.labels:
             for metric in ("auroc", "f1"):
-                ends = np.nanquantile(values[f"{metric}_{label}"], [0.025, 0.975])
+                mean, values_R = labels.loc[label, f"{metric}_mean"], values[f"{metric}_{label}"]
+                ends = usual_ends(mean, values_R, units(out, label))
                 found = labels.loc[label, [f"{metric}_low", f"{metric}_high"]].tolist()
                 assert found == pytest.approx(ends, abs=CLOSE), (name, metric, label)
     assert np.isnan(summary.loc["broken", "test_macro_auroc_low"])
@@ -132,7 +153,8 @@ def test_abstentions_count_as_in_the_figures(out, monkeypatch):
     for end in ("low", "high"):
         assert after[f"test_macro_auroc_{end}"] == before[f"test_macro_auroc_{end}"]
     assert after["test_macro_f1_low"] != before["test_macro_f1_low"]
-    ends = np.nanquantile(by_hand(out, ("deep-seed0",), 20)["macro_f1"], [0.025, 0.975])
+    values_R = by_hand(out, ("deep-seed0",), 20)["macro_f1"]
+    ends = usual_ends(after["test_macro_f1_mean"], values_R, units(out))
     found_ends = after[["test_macro_f1_low", "test_macro_f1_high"]].tolist()
     assert found_ends == pytest.approx(ends, abs=CLOSE)
 
@@ -146,7 +168,7 @@ def test_each_fold_is_evaluated_on_its_own_patients(tmp_path, monkeypatch):
     results = results_of(out)
     row = results.summary.iloc[0]
     for metric in ("macro_auroc", "macro_f1"):
-        ends = np.nanquantile(expected[metric], [0.025, 0.975])
+        ends = usual_ends(row[f"test_{metric}_mean"], expected[metric], units(out))
         found = row[f"test_{metric}_low"], row[f"test_{metric}_high"]
         assert found == pytest.approx(ends, abs=CLOSE)
     test = results.benchmark.examples.query("split == 'test' and record_id != @LOST")
@@ -189,7 +211,7 @@ def test_tables_show_them_and_say_what_they_are(out):
     note = table.notes[-1]
     assert note.startswith("95 % interval: ")
     assert "2,000 resamples of 20 patients" in note
-    assert "It rests on few patients (20), and is likely too narrow." in note
+    assert "It rests on few patients (20), and is rough." in note
     labels = layout.per_class_table(results)
     by_name = {row[:2]: row for row in labels.rows}
     row = results.per_class.iloc[0]
@@ -204,10 +226,13 @@ def test_tables_show_them_and_say_what_they_are(out):
 
 def test_notes_name_what_is_doubtful():
     ends = {"wide": {"macro_f1": (0.1, 0.2)}}
-    plain = Intervals(("macro_f1",), ends, n_drawn=30).notes
+    plain = Intervals(("macro_f1",), ends, n_drawn=30, n_effective=28.4).notes
     assert len(plain) == 1
     assert "few patients" not in plain[0]
-    doubtful = Intervals(("macro_f1",), ends, {}, 29, ("MI", "HYP"), ("f1_MI of wide",)).notes[0]
+    doubtful = Intervals(
+        ("macro_f1",), ends, {}, 29, 20.0, ("MI", "HYP"), ("f1_MI of wide",)
+    ).notes[0]
+    assert "patients of equal size: at most 28.4 here" in plain[0]
     for text in (
         "rests on few patients (29)",
         "The positives of MI, HYP come from fewer than 5 patients",

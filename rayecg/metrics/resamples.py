@@ -66,6 +66,24 @@ class Resamples:
             counts_GR[:, start : start + n] = counts.reshape(n, n_groups).T
         return cls(names_G, counts_GR)
 
+    @classmethod
+    def whole(cls, groups_N: Any) -> Resamples:
+        """Give the one that holds every group once: the examples as they are."""
+        names_G = np.unique(as_groups(groups_N))
+        return cls(names_G, np.ones((len(names_G), 1), dtype=np.uint8))
+
+    @classmethod
+    def leaving_one_out(cls, groups_N: Any) -> Iterator[Resamples]:
+        """Yield those that lack one group each, in the order of names, in parts that fit into memory."""
+        names_G = np.unique(as_groups(groups_N))
+        n_groups = len(names_G)
+        step = max(_BLOCK // max(n_groups, 1), 1)
+        for start in range(0, n_groups, step):
+            left_out = np.arange(start, min(start + step, n_groups))
+            counts_GR = np.ones((n_groups, len(left_out)), dtype=np.uint8)
+            counts_GR[left_out, np.arange(len(left_out))] = 0
+            yield cls(names_G, counts_GR)
+
     @property
     def n_resamples(self) -> int:
         """How many there are."""
@@ -188,6 +206,32 @@ def as_groups(groups_N: Any) -> np.ndarray:
     if len(types) > 1:
         raise ValueError(f"groups must be of one type, came {' and '.join(types)}")
     return np.asarray(groups_N.tolist()) if types else groups_N
+
+
+def n_effective(groups_N: Any) -> float:
+    """Count the groups of equal size that would vary as much: (sum n_g)^2 / sum n_g^2 (Kish 1965)."""
+    return float(_kish(np.unique(as_groups(groups_N), return_counts=True)[1][:, None])[0])
+
+
+def n_effective_of_labels(targets_NC: np.ndarray, groups_N: Any) -> np.ndarray:
+    """Count for each label, as `n_effective` does, the groups that its rarer class comes from; (C,).
+
+    Of the other class, where there is but one. What is known of a label is known from these: a label
+    that six patients have is not known from three hundred.
+    """
+    targets_NC = np.asarray(targets_NC, dtype=bool)
+    place_N = np.unique(as_groups(groups_N), return_inverse=True)[1]
+    n_groups = int(place_N.max()) + 1
+    both = [_kish(_by_group(own_NC, place_N, n_groups)) for own_NC in (targets_NC, ~targets_NC)]
+    fewest_C: np.ndarray = np.fmin(*both)
+    return fewest_C
+
+
+def _kish(sizes_GC: np.ndarray) -> np.ndarray:
+    sizes_GC = sizes_GC.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of no example at all there is none
+        n_C: np.ndarray = sizes_GC.sum(axis=0) ** 2 / (sizes_GC**2).sum(axis=0)
+    return n_C
 
 
 def _by_decision(
