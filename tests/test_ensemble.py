@@ -29,7 +29,7 @@ from rayecg.audit.run import audit
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import Experiment
 from rayecg.core.files import read_json, read_table
-from rayecg.core.outputs import OperatingPoint
+from rayecg.core.outputs import OperatingPoint, Temperature
 from rayecg.core.settings import load_settings
 from rayecg.metrics.classification import evaluate
 from rayecg.metrics.operating_point import choose_operating_point
@@ -142,7 +142,11 @@ def test_outputs_are_those_of_the_mean(clean, name, members):
     expected = choose_operating_point(logit_NC, target_NC, kind, "validation")
     point = OperatingPoint.from_tree(card["operating_point"])
     assert (point.split, point.rule, point.n_examples) == ("validation", expected.rule, len(table))
-    assert point.temperature == pytest.approx(expected.temperature, rel=1e-6)
+    fitted, again = point.calibrator, expected.calibrator
+    assert isinstance(fitted, Temperature)
+    assert isinstance(again, Temperature)
+    assert fitted.temperature == pytest.approx(again.temperature, rel=1e-6)
+    assert (fitted.split, fitted.n_examples) == ("validation", len(table))
     assert point.thresholds_C == pytest.approx(expected.thresholds_C, abs=1e-12)
     figures = evaluate(target_NC, mean_NC, stack(table, "decision").astype(int), labels)
     assert said["validation"] == pytest.approx(figures, nan_ok=True)

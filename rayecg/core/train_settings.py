@@ -100,6 +100,32 @@ class LossSettings:
 
 
 @dataclass(frozen=True)
+class OperatingPointSettings:
+    """How a run decides and calibrates; see `rayecg.metrics.operating_point` for what each does.
+
+    `rule` "auto" is "max_f1" for multilabel tasks and "argmax" for multiclass ones. Multilabel tasks
+    also have "youden" and "sensitivity" (the highest threshold that reaches `sensitivity`); multiclass
+    ones "weighted_argmax", whose `class_weights` are the inverse of the classes' frequencies in the
+    training split, or its square root. What the rule does not read must keep its default.
+
+    `calibrator` is fitted on validation: one "temperature" for all labels, a "platt" slope and
+    intercept or an "isotonic" curve for each, or "none".
+    """
+
+    SHORTHAND: ClassVar[str] = "rule"
+    rule: Literal["auto", "max_f1", "youden", "sensitivity", "argmax", "weighted_argmax"] = "auto"
+    sensitivity: float = 0.90
+    class_weights: Literal["inverse", "sqrt_inverse"] = "inverse"
+    calibrator: Literal["temperature", "platt", "isotonic", "none"] = "temperature"
+
+    def __post_init__(self) -> None:
+        read = {"sensitivity": ("sensitivity",), "weighted_argmax": ("class_weights",)}
+        default_unless_read(self, "rule", read)
+        if not 0 < self.sensitivity <= 1:
+            raise ValueError(f"sensitivity: expected above 0, up to 1, came {self.sensitivity}")
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """How one run is trained; see `rayecg.train.loop`.
 
@@ -129,6 +155,7 @@ class TrainSettings:
     monitor: Literal["metric", "loss"] = "metric"
     patience: int | None = None
     loss: LossSettings = field(default_factory=LossSettings)
+    operating_point: OperatingPointSettings = field(default_factory=OperatingPointSettings)
     gradient_clip: float | None = 1.0
     ema: float | None = None
     examples_per_epoch: int | None = None

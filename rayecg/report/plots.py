@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from rayecg.report.results import Results
 from rayecg.report.style import INK, PALE, Plot, colour, dash, legend, new_figure, tidy
@@ -24,7 +23,7 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _names(names: Sequence[str], longest: int = 24) -> list[str]:
+def row_names(names: Sequence[str], longest: int = 24) -> list[str]:
     """Cut long names; of an ensemble's, which has several words, the last goes on a second line."""
     parts = [name.rpartition(" ") if " " in name else (name, "", "") for name in names]
     cut = [n if len(n) <= longest else n[: longest - 1] + "…" for n, _, _ in parts]
@@ -104,7 +103,7 @@ def primary_metric(results: Results) -> Iterator[Plot]:
             annotation_clip=False,
         )
     over = results.benchmark.over
-    axes.set_yticks(range(len(names)), _names(names))
+    axes.set_yticks(range(len(names)), row_names(names))
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.margins(x=0.08)
     legend(axes, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2)
@@ -144,7 +143,7 @@ def per_class(results: Results) -> Iterator[Plot]:
     axes = tidy(figure.add_subplot(), grid="none")
     _shades(axes, values, [[number(v) for v in row] for row in values], float(np.nanmin(values)))
     axes.set_xticks(range(len(labels)), [f"{x}\n{int(positives[x]):,} pos." for x in labels])
-    axes.set_yticks(range(len(names)), _names(names))
+    axes.set_yticks(range(len(names)), row_names(names))
     said = [
         f"{name}: " + ", ".join(f"{x} {number(v)}" for x, v in zip(labels, row, strict=True))
         for name, row in zip(names, values, strict=True)
@@ -293,59 +292,5 @@ def confusion(results: Results) -> Iterator[Plot]:
         f"Run {chosen['run']} (chosen on validation), test split. Each row adds up to 1; counts "
         f"below. A row of {NOTHING} has no example.",
         f"Confusion matrix of {chosen['run']}. Found again: {'; '.join(said)}.",
-        figure,
-    )
-
-
-def reliability(results: Results) -> Iterator[Plot]:
-    """Draw how often what was said with a probability came true, raw and calibrated."""
-    outputs, chosen = results.chosen_outputs, results.chosen
-    if outputs is None or chosen is None or not len(outputs.targets_NC):
-        return
-    multilabel = results.benchmark.task["kind"] == "multilabel"
-    figure = new_figure(5.2, 5.6)
-    upper, lower = figure.subplots(2, 1, height_ratios=[4, 1], sharex=True)
-    tidy(upper, y="share that carries the label" if multilabel else "share that is right")
-    tidy(lower, "probability" if multilabel else "largest probability", "count")
-    upper.plot([0, 1], [0, 1], color="#9aa5b1", lw=1, ls=(0, (4, 3)))
-    said = []
-    edges = np.linspace(0, 1, 11)
-    series = (("raw", outputs.probabilities_NC), ("calibrated", outputs.calibrated_NC))
-    for i, (name, values_NC) in enumerate(series):
-        if multilabel:
-            value_N, truth_N = values_NC.ravel(), outputs.targets_NC.ravel()
-        else:
-            value_N = values_NC.max(axis=1)
-            truth_N = outputs.targets_NC[np.arange(len(value_N)), values_NC.argmax(axis=1)]
-        bin_N = np.clip(np.digitize(value_N, edges) - 1, 0, 9)
-        count_B = np.bincount(bin_N, minlength=10)
-        used = count_B > 0
-        mean_B = np.bincount(bin_N, value_N, minlength=10)[used] / count_B[used]
-        share_B = np.bincount(bin_N, truth_N, minlength=10)[used] / count_B[used]
-        style: dict[str, Any] = {"color": colour(i), "marker": "os"[i], "ms": 5, "lw": 1.6}
-        upper.plot(mean_B, share_B, label=name, ls="-" if i else "--", **style)
-        width = 0.042
-        offset = (i - 0.5) * width
-        lower.bar((edges[:-1] + edges[1:]) / 2 + offset, count_B, width, color=colour(i))
-        pairs = zip(mean_B, share_B, strict=True)
-        said.append(f"{name}: " + ", ".join(f"{m:.2f} → {s:.2f}" for m, s in pairs))
-    upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    lower.set_yscale("log")
-    lower.set_ylim(0.7, 2.5 * max(lower.get_ylim()[1], 10))
-    lower.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    lower.yaxis.set_major_locator(LogLocator(numticks=4))
-    lower.yaxis.set_minor_locator(NullLocator())
-    legend(upper, loc="upper left")
-    what = "all labels together" if multilabel else "the label decided for"
-    temperature = results.benchmark.cards.get(chosen["run"], {}).get("operating_point", {})
-    stated = temperature.get("temperature")
-    fitted = f" (temperature {stated:.2f}, fitted on validation)" if stated else ""
-    yield Plot(
-        "reliability",
-        "labels",
-        "Reliability",
-        f"Run {chosen['run']} (chosen on validation), test split, {what}, ten bins{fitted}. On the "
-        "diagonal, probabilities mean what they say.",
-        f"Reliability of {chosen['run']}, mean probability → observed share. {'; '.join(said)}.",
         figure,
     )

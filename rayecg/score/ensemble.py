@@ -10,6 +10,7 @@ Legend: M member, N example, C label.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from rayecg.core.progress import Progress
 from rayecg.core.settings import to_tree
 from rayecg.core.versions import code_fingerprint, versions
 from rayecg.metrics.classification import evaluate
-from rayecg.metrics.operating_point import choose_operating_point
+from rayecg.metrics.operating_point import choose_operating_point, mean_weights, settings_of
 from rayecg.models.checkpoint import CARD, FORMAT_VERSION, read_card
 from rayecg.score.average import EXAMPLE, RECORD, Labels, averaged, targets_of, worst_of
 from rayecg.score.run import STATUSES
@@ -167,7 +168,13 @@ def _made(ensemble: Ensemble, own: Sequence[Mapping[str, Any]], places: Places) 
     files = {run: places.train / run / "validation.parquet" for run in ensemble.members}
     validation = averaged(files, EXAMPLE, task, alike=True)
     target_NC = targets_of(places.examples, ensemble.fold, validation.rows, task)
-    point = choose_operating_point(validation.logit_NC, target_NC, task.kind, "validation")
+    points = [OperatingPoint.from_tree(card["operating_point"]) for card in cards.values()]
+    settings, weights_C = settings_of(points), mean_weights(points)
+    if settings.rule != "weighted_argmax":
+        weights_C = None
+    point = choose_operating_point(
+        validation.logit_NC, target_NC, task.kind, "validation", settings, weights_C
+    )
     probability_NC = probabilities(validation.logit_NC, task.kind)
     card = _card(ensemble, cards, weights, point)
     _score(ensemble, card, point, scored[0], key, places.scores)
@@ -235,12 +242,33 @@ def _card(
             "fold": ensemble.fold,
             "selection": _said_of_all(training, "selection", ("metric", "split")),
             "class_weights": _said_of_all(training, "class_weights", ("split",)),
+            **_pretraining(training),
             "shards_key": training[0]["shards_key"],
             "synthetic": any(each["synthetic"] for each in training),
         },
         "versions": versions(),
         # It has no weights of its own; this stands for its members'.
         "weights_sha256": hashlib.sha256("".join(weights.values()).encode()).hexdigest(),
+    }
+
+
+def _pretraining(training: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Put together what the members were pretrained on; nothing if one of them does not say."""
+    if any("pretraining" not in each for each in training):
+        return {}
+    stated = [each["pretraining"] for each in training if each["pretraining"] is not None]
+    if not stated:
+        return {"pretraining": None}
+    lists = {
+        name: [
+            one if isinstance(one, list) else [one] for one in (s.get(name) for s in stated) if one
+        ]
+        for name in ("archives", "record_ids", "waveform_sha256", "manifest")
+    }
+    return {
+        "pretraining": {
+            name: sorted(set(itertools.chain(*own))) for name, own in lists.items() if own
+        }
     }
 
 

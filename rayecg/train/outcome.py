@@ -6,6 +6,7 @@ Legend: W window, N example, M side column, C label.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import torch
 from torch import nn
 
 from rayecg.core.files import write_table, write_text
-from rayecg.core.outputs import probabilities
+from rayecg.core.outputs import OperatingPoint, probabilities
 from rayecg.core.predictions import WINDOW_COLUMNS, label_fields, output_columns
 from rayecg.core.settings import to_tree
-from rayecg.core.train_settings import LossSettings
+from rayecg.core.train_settings import LossSettings, OperatingPointSettings
 from rayecg.core.versions import versions
 from rayecg.metrics.classification import evaluate
-from rayecg.metrics.operating_point import choose_operating_point
+from rayecg.metrics.operating_point import choose_operating_point, decision_weights
 from rayecg.models.catalogue import count_parameters
 from rayecg.models.checkpoint import save_checkpoint
 from rayecg.models.predictor import combine_logits, window_logits
@@ -58,23 +59,42 @@ def validation_outputs(
 
 
 def validated(
-    run: Run, model: nn.Module, validation: Windows, workers: Workers
+    run: Run, model: nn.Module, windows: Mapping[str, Windows], workers: Workers
 ) -> dict[str, float]:
     """Give the validation columns of an epoch's row: the plain loss and the primary metric."""
     scores = None
     if workers.rank == 0:
-        logit_NC, target_NC, _ = validation_outputs(run, model, validation, workers.device)
+        logit_NC, target_NC, _ = validation_outputs(
+            run, model, windows["validation"], workers.device
+        )
         with torch.no_grad():
             loss = make_loss(run.task.kind, LossSettings(), None, CPU)(
                 torch.from_numpy(logit_NC), torch.from_numpy(target_NC.astype(np.float64))
             )
-        point = choose_operating_point(logit_NC, target_NC, run.task.kind, "validation")
+        # No figure of an epoch rests on calibrated probabilities.
+        settings = replace(run.settings.operating_point, calibrator="none")
+        point = _operating_point(run, logit_NC, target_NC, windows["train"], settings)
         probability_NC = probabilities(logit_NC, run.task.kind)
         decision_NC = point.decide(probability_NC)
         found = evaluate(target_NC, probability_NC, decision_NC, run.task.label_names)
         metric = run.task.primary_metric
         scores = {"validation_loss": float(loss), f"validation_{metric}": found[metric]}
     return workers.agree(scores)
+
+
+def _operating_point(
+    run: Run,
+    logit_NC: np.ndarray,
+    target_NC: np.ndarray,
+    train: Windows,
+    settings: OperatingPointSettings,
+) -> OperatingPoint:
+    """Choose on validation; what the rule reads of the classes' frequencies is the training split's."""
+    kind, weights = run.task.kind, None
+    if settings.rule == "weighted_argmax":
+        _, first_N = np.unique(train.example_W, return_index=True)
+        weights = decision_weights(train.target_WC[first_N], kind, settings)
+    return choose_operating_point(logit_NC, target_NC, kind, "validation", settings, weights)
 
 
 def conclude(
@@ -89,7 +109,8 @@ def conclude(
     """Choose the operating point on validation, and write checkpoint, predictions and curves."""
     validation, labels = windows["validation"], run.task.label_names
     logit_NC, target_NC, rows_N = validation_outputs(run, model, validation, device)
-    point = choose_operating_point(logit_NC, target_NC, run.task.kind, "validation")
+    settings = run.settings.operating_point
+    point = _operating_point(run, logit_NC, target_NC, windows["train"], settings)
     probability_NC = probabilities(logit_NC, run.task.kind)
     decision_NC = point.decide(probability_NC)
     columns = output_columns(
@@ -118,6 +139,7 @@ def conclude(
         "class_weights": None
         if weight_C is None
         else {"split": "train", "values": weight_C.tolist()},
+        "pretraining": None,  # weights start at random
         "n_examples": windows["train"].n_used,
         "n_dropped": {name: own.examples.num_rows - own.n_used for name, own in windows.items()},
         "shards_key": run.shards_key,
