@@ -42,7 +42,7 @@ from rayecg.train.resident import resident_windows
 from rayecg.train.run import Run
 
 SETTINGS = Path(__file__).parents[1] / "jobs" / "experiments" / "mitbih_beats.yaml"
-LABEL, BOTH = "S", "mean of both"
+LABEL, ALL = "S", "mean of all"
 #: Beats kept on either side of one of the label: what is premature is so beside an ordinary beat.
 NEIGHBOURS = 1
 #: Fewer beats than these have no rhythm of their own.
@@ -166,9 +166,10 @@ def main() -> None:
             )
         }
     labels = list(task.label_names)
-    first, second = held.values()
-    mean = (first[labels] + second[labels]) / 2
-    held[BOTH] = mean.assign(target=first["target"])
+    probabilities = np.mean([own[labels].to_numpy() for own in held.values()], axis=0)
+    mean = next(iter(held.values())).copy()
+    mean[labels] = probabilities
+    held[ALL] = mean
     rows: dict[str, dict[str, float]] = {}
     for name, own in held.items():
         rows |= measure(name, own, labels)

@@ -32,7 +32,7 @@ from rayecg.models.predictor import window_logits
 
 INPUTS = ModelInputs(STANDARD_LEADS, 250, 100)
 #: Fitted to features, not trained by gradients: tests of its own say what holds of it.
-FITTED = ("feature_boosting", "linear_discriminant")
+FITTED = ("feature_boosting", "linear_discriminant", "rehearsed_regression")
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 every_network = pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n not in FITTED])
 

@@ -52,6 +52,7 @@ ARCHITECTURES = {
     "random_encoder": "rayecg.models.random_encoder:RandomEncoder",
     "feature_boosting": "rayecg.models.feature_boosting:FeatureBoosting",
     "linear_discriminant": "rayecg.models.linear_discriminant:LinearDiscriminant",
+    "rehearsed_regression": "rayecg.models.rehearsed_regression:RehearsedRegression",
 }
 
 M = TypeVar("M", bound=Callable[..., nn.Module])

@@ -9,16 +9,17 @@ M column.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from rayecg.signal.beat_shape import OF_LEAD, shape_columns
 from rayecg.signal.beats import LOWEST_FS, rr_context
 from rayecg.signal.measurements import measure, measurement_names
+from rayecg.signal.prematurity import PREMATURITY, prematurity_columns, quantile
 
 #: Groups of which each beat has its own values.
-BEATWISE = ("intervals", "rhythm", "beat_shape")
+BEATWISE = ("intervals", "rhythm", "prematurity", "beat_shape")
 #: Intervals either side that are "near" and "around".
 NEAR, AROUND = 8, 32
 #: Quantiles of the recording's RR intervals that stand for its usual one. Where premature beats are
@@ -57,13 +58,14 @@ def feature_names(groups: Sequence[str], leads: Sequence[str]) -> tuple[str, ...
     Parameters
     ----------
     groups
-        Of "intervals", "rhythm", "beat_shape", "measurements".
+        Of "intervals", "rhythm", "prematurity", "beat_shape", "measurements".
     leads
         Leads that are read; the last two groups measure each.
     """
     names = {
         "intervals": INTERVALS,
         "rhythm": RHYTHM,
+        "prematurity": PREMATURITY,
         "beat_shape": tuple(f"{lead}_{name}" for lead in leads for name in OF_LEAD),
         "measurements": measurement_names(leads),
     }
@@ -83,7 +85,7 @@ def feature_columns(
     Parameters
     ----------
     groups
-        Of "intervals", "rhythm", "beat_shape", "measurements".
+        Of "intervals", "rhythm", "prematurity", "beat_shape", "measurements".
     signal_LT
         The recording as it is read, leads by times; absent leads are 0. Amplitudes among the
         measurements are in its unit: mV where `normalisation` is "none", as is meant; the rest does
@@ -133,10 +135,9 @@ def feature_columns(
         if group == "measurements":
             row_M = measure(signal_LT, fs, leads, beat_B)
             found.append(np.broadcast_to(row_M, (len(own_W), len(row_M))))
-        elif group in ("intervals", "rhythm"):
+        elif group in OF_RHYTHM:
             assert beat_B is not None
-            columns = interval_columns if group == "intervals" else rhythm_columns
-            found.append(columns(beat_B, fs)[own_W])
+            found.append(OF_RHYTHM[group](beat_B, fs)[own_W])
         else:
             assert beat_B is not None
             found += [shape_columns(lead_T, fs, beat_B)[own_W] for lead_T in signal_LT]
@@ -223,16 +224,9 @@ def rhythm_columns(beat_times: np.ndarray, fs: float) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def quantile(value_BK: np.ndarray, share: float) -> np.ndarray:
-    """Give a quantile of what is known in each row; NaN where nothing is.
-
-    As `np.nanquantile`, which takes one row after another.
-    """
-    sorted_BK = np.sort(value_BK, axis=1)  # NaN comes last
-    last_B = np.maximum((~np.isnan(value_BK)).sum(axis=1) - 1, 0)
-    place_B = share * last_B
-    low_B = place_B.astype(np.int64)
-    high_B = np.minimum(low_B + 1, last_B)
-    row_B = np.arange(len(sorted_BK))
-    low_value_B = sorted_BK[row_B, low_B]
-    return low_value_B + (place_B - low_B) * (sorted_BK[row_B, high_B] - low_value_B)
+#: Groups that are made of the times of beats alone.
+OF_RHYTHM: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "intervals": interval_columns,
+    "rhythm": rhythm_columns,
+    "prematurity": prematurity_columns,
+}
