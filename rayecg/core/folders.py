@@ -47,3 +47,13 @@ class Folders:
     def scores(self) -> Path:
         """One folder of predictions for each run."""
         return self.work / "score"
+
+    @property
+    def batches(self) -> Path:
+        """What `rayecg.score.batches` found, a file for each run."""
+        return self.work / "audit" / "batches"
+
+    @property
+    def permuted(self) -> Path:
+        """The runs on permuted labels, with what they were trained on and their predictions."""
+        return self.work / "audit" / "permuted"

@@ -38,11 +38,12 @@ KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": 
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where a worker finds and leaves things."""
+    """Where a worker finds and leaves things; `resident` is another's cache, to be left as it is."""
 
     shards: Path
     examples: Path
     out: Path
+    resident: Path | None = None
 
     def run(self, name: str) -> Path:
         """Give the folder of a run."""
@@ -51,7 +52,7 @@ class Places:
     @property
     def cache(self) -> Path:
         """Where the resident windows are kept."""
-        return self.out / ".resident"
+        return self.resident or self.out / ".resident"
 
 
 def run_report(places: Places, run: Run) -> dict[str, Any] | None:
@@ -172,7 +173,7 @@ def _build_resident(runs: Sequence[Run], places: Places) -> None:
     distinct = {run.input: run for run in runs}
     wanted = ray.get([build.remote(run) for run in distinct.values()])
     for folder in places.cache.iterdir():
-        if folder.name not in wanted:
+        if folder.name not in wanted and places.resident is None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
