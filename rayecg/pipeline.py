@@ -8,14 +8,15 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
 
-from rayecg.archives.base import SYNTHETIC_MARKER
 from rayecg.archives.catalogue import ARCHIVES, open_archive
+from rayecg.archives.provide import ensure_archive, synthetic_settings
 from rayecg.archives.wfdb_reader import Checks
+from rayecg.audit.ledger import note_looks
 from rayecg.core.catalogue import look_up
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import (
@@ -46,9 +47,6 @@ from rayecg.models.catalogue import ARCHITECTURES, ModelInputs, build_model, inp
 from rayecg.tasks.split import splits_of
 from rayecg.tasks.task import Task, example_table, load_task
 
-if TYPE_CHECKING:
-    from rayecg.archives.synthetic import SyntheticSettings
-
 #: Rooms whose code decides what a run's weights are.
 TRAINING_ROOMS = ("core", "metrics", "models", "signal", "tasks", "train")
 
@@ -76,40 +74,6 @@ def make_shards(
         return build(opened, settings, out)
 
 
-def ensure_archive(settings: ArchiveSettings, default: Path | None) -> ArchiveSettings:
-    """Write the synthetic archive if that is what is asked for and it is not there yet."""
-    look_up(ARCHIVES, settings.kind, "archive kind")
-    if settings.kind != "synthetic":
-        return settings
-    if settings.path is None and default is None:
-        return settings
-    if settings.path is not None and ("://" in settings.path or Path(settings.path).exists()):
-        return settings
-    from rayecg.archives.synthetic import GENERATOR_VERSION, write_archive
-
-    made = _synthetic_settings(settings)
-    # Archives of other settings may stand beside it, so its name tells them apart.
-    own = f"synthetic{GENERATOR_VERSION}-{made.n_records}-{made.fs}hz-seed{made.seed}"
-    path = settings.path or str(default / own if default else own)
-    if (Path(path) / SYNTHETIC_MARKER).exists():
-        return dataclasses.replace(settings, path=path)
-    progress = Progress("archive", settings.n_records, "synthetic records")
-    write_archive(path, made, lambda done, total: progress.update(done))
-    progress.done()
-    return dataclasses.replace(settings, path=path)
-
-
-def _synthetic_settings(settings: ArchiveSettings) -> SyntheticSettings:
-    from rayecg.archives.synthetic import SyntheticSettings
-
-    try:
-        return SyntheticSettings(
-            n_records=settings.n_records, seed=settings.seed, fs=settings.rate or 500
-        )
-    except ValueError as error:
-        raise SettingsError(f"archive: {error} (fs is archive.rate)") from None
-
-
 def prepare(experiment: Experiment, folders: Folders) -> tuple[Task, str]:
     """Have shards and examples; gives the task and the key of the shards."""
     from rayecg.shards.build import make_shards as build
@@ -131,8 +95,9 @@ def check_experiment(experiment: Experiment) -> None:
     ------
     SettingsError
         For an unknown task, architecture, hyperparameter or archive kind, an input that an
-        architecture cannot read, or a loss that does not fit the task.
+        architecture cannot read, or a loss or a rule of decisions that does not fit the task.
     """
+    from rayecg.metrics.operating_point import check_operating_point
     from rayecg.signal.features import BEATWISE
     from rayecg.train.losses import check_loss
     from rayecg.train.trackers import check_trackers
@@ -141,13 +106,14 @@ def check_experiment(experiment: Experiment) -> None:
     splits_of(task, experiment.split)
     look_up(ARCHIVES, experiment.archive.kind, "archive kind")
     if experiment.archive.kind == "synthetic":
-        _synthetic_settings(experiment.archive)
+        synthetic_settings(experiment.archive)
     else:
         open_archive(experiment.archive)
     for architecture in experiment.architectures:
         settings = input_of(architecture, experiment.input)
         training = _training_of(architecture, experiment)
         check_loss(task.kind, training.loss)
+        check_operating_point(task.kind, training.operating_point)
         check_trackers(training.trackers)
         asked = set(BEATWISE) & set(settings.features)
         if asked and task.unit != "beat":
@@ -207,8 +173,8 @@ def plan_runs(experiment: Experiment, task: Task, shards_key: str, synthetic: bo
     return runs
 
 
-def _train(experiment: Experiment, folders: Folders) -> list[dict[str, Any]]:
-    """Have shards, examples and every run; gives the runs' reports."""
+def _train(experiment: Experiment, folders: Folders) -> tuple[list[Any], Any, list[dict[str, Any]]]:
+    """Have shards, examples and every run; gives the runs, their places and their reports."""
     from rayecg.train.runs import Places, run_report, train_runs
 
     task, shards_key = prepare(experiment, folders)
@@ -218,7 +184,7 @@ def _train(experiment: Experiment, folders: Folders) -> list[dict[str, Any]]:
     settings = experiment.train
     train_runs(runs, settings.scaling, settings.failure.max_failures, places)
     reports = [run_report(places, run) for run in runs]
-    return [report for report in reports if report is not None]
+    return runs, places, [report for report in reports if report is not None]
 
 
 def train(experiment: Experiment, out: str | Path) -> list[dict[str, Any]]:
@@ -232,7 +198,7 @@ def train(experiment: Experiment, out: str | Path) -> list[dict[str, Any]]:
     check_experiment(experiment)
     folders = Folders.of_training(out)
     with only_job_on(folders.out), ray_session(experiment.ray):
-        return _train(experiment, folders)
+        return _train(experiment, folders)[2]
 
 
 def search(experiment: Experiment, out: str | Path) -> str:
@@ -321,6 +287,7 @@ def benchmark(experiment: Experiment, out: str | Path) -> BenchmarkResult:
     DataError
         If every run failed; the report is written all the same.
     """
+    from rayecg.score.batches import probe_batches
     from rayecg.score.ensemble import Places, make_ensembles
     from rayecg.score.run import score as run_scores
     from rayecg.score.sources import ShardSource
@@ -331,23 +298,46 @@ def benchmark(experiment: Experiment, out: str | Path) -> BenchmarkResult:
         # It says that the files below are of one finished benchmark.
         (folders.work / "runs.json").unlink(missing_ok=True)
         with ray_session(experiment.ray):
-            reports = _train(experiment, folders)
+            runs, trained_at, reports = _train(experiment, folders)
             done = [report["run"] for report in reports if report["status"] == "ok"]
+            probes = _train_permuted(experiment, folders, runs, trained_at) if done else []
             checkpoints = {run: (folders.train / run / "checkpoint").resolve() for run in done}
             scores = {run: (folders.scores / run).resolve() for run in done}
             source = ShardSource(folders.shards.resolve())
             if done:
-                run_scores(checkpoints, source, scores, experiment.score)
+                own = folders.permuted.resolve()
+                run_scores(
+                    checkpoints | {run: own / "train" / run / "checkpoint" for run in probes},
+                    source,
+                    scores | {run: own / "score" / run for run in probes},
+                    experiment.score,
+                )
+                n_again = experiment.audit.batch_dependence
+                if n_again:
+                    place = folders.examples.resolve(), folders.batches.resolve()
+                    probe_batches(checkpoints, source, scores, *place, experiment.score, n_again)
         places = Places(folders.train, folders.scores, folders.examples)
         ensembles = make_ensembles(experiment.ensembles, reports, places)
         write_text(folders.out / "experiment.yaml", _experiment_yaml(experiment))
         everyone = [*reports, *ensembles]
         write_json(folders.work / "runs.json", [report["run"] for report in everyone])
         note_looks(folders, [report["run"] for report in everyone if report["status"] == "ok"])
+        note_looks(folders, probes, "permuted-labels")
         result = _report(folders.out, folders.out)
     if not done:
         raise DataError(f"every run failed; the first: {reports[0]['error']}")
     return result
+
+
+def _train_permuted(
+    experiment: Experiment, folders: Folders, runs: Sequence[Any], places: Any
+) -> list[str]:
+    """Repeat on permuted labels what the experiment asks for; gives the runs that ended well."""
+    from rayecg.train.permuted import train_permuted
+
+    asked = experiment.audit.permuted_labels, experiment.seeds[0]
+    own = [run for run in runs if (run.architecture.title, run.seed) == asked]
+    return train_permuted(own, experiment.train, places, folders.permuted.resolve())
 
 
 def _experiment_yaml(experiment: Experiment) -> str:
@@ -356,30 +346,6 @@ def _experiment_yaml(experiment: Experiment) -> str:
     if tree["archive"]["path"]:
         tree["archive"]["path"] = shown_path(tree["archive"]["path"])
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-
-
-def note_looks(folders: Folders, runs: Sequence[str]) -> None:
-    """Enter every evaluation on the test split in the ledger.
-
-    The ledger stays in the output folder from one benchmark to the next: an entry for each
-    checkpoint and task; the same checkpoint on the same test split again is the same look.
-    """
-    file = folders.out / "ledger.json"
-    looks = read_json(file, list) if file.exists() else []
-    for run in runs:
-        card = read_json(folders.train / run / "checkpoint" / "card.json")
-        look = {
-            "run": run,
-            "checkpoint_sha256": card["weights_sha256"],
-            "task": card["task"]["name"],
-            "task_version": card["task"]["version"],
-            "shards_key": card["training"]["shards_key"],
-            "split": "test",
-            "fold": card["training"]["fold"],
-        }
-        if look not in looks:
-            looks.append(look)
-    write_json(file, looks)
 
 
 def report(benchmark_out: str | Path, out: str | Path) -> BenchmarkResult:
@@ -397,11 +363,76 @@ def report(benchmark_out: str | Path, out: str | Path) -> BenchmarkResult:
         return _report(source, Path(out))
 
 
+def compare(benchmarks: Sequence[str | Path], out: str | Path) -> tuple[str, tuple[str, ...]]:
+    """Audit and report finished benchmarks, and put them into one table.
+
+    Returns
+    -------
+    str, tuple of str
+        The table, and the rules that are violated in any of them.
+
+    Raises
+    ------
+    SettingsError
+        If two of the folders have one name, which names the reports.
+    DataError
+        If one is not the output of a finished benchmark, or labels or metrics differ.
+    """
+    from rayecg.report.beside import write_beside
+
+    sources = {Path(one).resolve().name: Path(one) for one in benchmarks}
+    if len(sources) < len(benchmarks):
+        raise SettingsError(
+            f"expected folders of different names, came {', '.join(map(str, benchmarks))}"
+        )
+    results = {name: report(source, Path(out) / name) for name, source in sources.items()}
+    places = {name: (source, Path(out) / name) for name, source in sources.items()}
+    violated = {rule_id: None for result in results.values() for rule_id in result.violated}
+    return write_beside(places, Path(out)), tuple(violated)
+
+
+def audit(
+    predictions: str | Path, out: str | Path, shards: str | Path | None = None
+) -> BenchmarkResult:
+    """Audit somebody else's predictions; see `rayecg.core.prediction_table` for what a table holds.
+
+    `out` gets `findings.json`, `figures.csv` and `index.html`; `shards` is a `make_shards` output of the
+    same archive. Raises as `read_prediction_table` and `rayecg.audit.others.audit_table` do.
+    """
+    from rayecg.audit.others import audit_table
+    from rayecg.core.prediction_table import read_prediction_table
+    from rayecg.report.audit_page import write_audit
+
+    table = read_prediction_table(predictions)
+    place = None if shards is None else Path(shards)
+    with only_job_on(Path(out)):
+        findings = audit_table(table, place, Path(out))
+        against = "" if place is None else f"the shards in {place.resolve().name}"
+        written = write_audit(table, against, Path(out))
+    violated = tuple(f.rule_id for f in findings if f.verdict == "violated")
+    return BenchmarkResult(written.table, written.page, violated)
+
+
+def list_rules(out: str | Path | None = None) -> str:
+    """Give the table of all audit rules as Markdown; `out` gets it, and as CSV."""
+    from rayecg.audit.rules_table import rules_markdown, write_rules
+
+    if out is not None:
+        with only_job_on(Path(out)):
+            write_rules(Path(out))
+    return rules_markdown()
+
+
 def _report(source: Path, out: Path) -> BenchmarkResult:
-    from rayecg.audit.run import audit
+    from rayecg.audit.run import FINDINGS
+    from rayecg.audit.run import audit as check
+    from rayecg.report.published import publish_intervals
+    from rayecg.report.results import Results
     from rayecg.report.write import report as write_report
 
-    findings = audit(source / "work", out)
-    written = write_report(source, out)
+    results = Results(source, out / FINDINGS)
+    publish_intervals(results, out)  # so that the audit judges them, too
+    findings = check(source / "work", out)
+    written = write_report(source, out, results)
     violated = tuple(f.rule_id for f in findings if f.verdict == "violated")
     return BenchmarkResult(written.table, out / "index.html", violated)

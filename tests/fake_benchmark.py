@@ -17,17 +17,21 @@ import pyarrow.parquet as pq
 
 from rayecg.core.experiment import STANDARD_LEADS, TaskSettings
 from rayecg.core.files import read_json, read_table, write_json, write_table, write_text
-from rayecg.core.outputs import OperatingPoint, probabilities
+from rayecg.core.outputs import OperatingPoint, Temperature, probabilities
 from rayecg.core.predictions import RECORD_COLUMNS, WINDOW_COLUMNS, label_fields, output_columns
 from rayecg.core.record import Record
 from rayecg.core.settings import to_tree
 from rayecg.core.shard_format import QUARANTINE_SCHEMA, SIGNAL, Layout, index_table, shard_batch
 from rayecg.core.units import unit_suffix
 from rayecg.metrics.classification import evaluate
+from rayecg.report.published import publish_intervals
+from rayecg.report.results import Results
+from rayecg.tasks.permute import permuted_examples
 from rayecg.tasks.task import Task, example_table, load_task, target_matrix
 
 RUNS = {"wide-seed0": ("wide", 0), "wide-seed1": ("wide", 1), "deep-seed0": ("deep", 0)}
 FAILED = "broken-seed0"
+PERMUTED = "wide-seed0-permuted"
 #: Ensembles of them: of one's seeds, and of all.
 BOTH, SEEDS, EVERYONE = ("seeds", "architectures"), "wide-ensemble", "ensemble"
 EVIL = "<script>alert('x')</script> in /home/somebody/private/place/loop.py, line 3"
@@ -85,7 +89,24 @@ def write_benchmark(out: Path, kind: str = "recordings", synthetic: bool = True)
         _write_run(work, task, run, architecture, seed, synthetic)
     _write_json_run(work, task, FAILED, "broken", 0, status="failed", error=EVIL)
     write_json(work / "runs.json", [*RUNS, FAILED])
+    _write_probes(work, task, synthetic)
+    write_json(out / "ledger.json", [_look(work, run) for run in RUNS])
+    publish_intervals(Results(out, out / "findings.json"), out)
     return out
+
+
+def _look(work: Path, run: str) -> dict[str, Any]:
+    card = read_json(work / "train" / run / "checkpoint" / "card.json")
+    return {
+        "run": run,
+        "checkpoint_sha256": card["weights_sha256"],
+        "task": card["task"]["name"],
+        "task_version": card["task"]["version"],
+        "shards_key": KEY,
+        "split": "test",
+        "fold": None,
+        "evaluation": "the only one",
+    }
 
 
 def _recordings() -> tuple[list[dict[str, Any]], list[Record]]:
@@ -114,6 +135,7 @@ def _beat_records() -> tuple[list[dict[str, Any]], list[Record]]:
     rows, records = [], []
     for i, name in enumerate(["101", "106", "108", "114", "118", "100", "103", "105", "102"]):
         times = np.arange(200, 7000, 300)
+        times += np.random.default_rng(i).integers(-60, 61, len(times))
         symbols = [("N", "A", "V", "N")[(k + i) % 4] for k in range(len(times))]
         if name != "105":
             symbols[3] = "F"
@@ -131,7 +153,12 @@ def _record(
     beat_symbols: tuple[str, ...] | None = None,
 ) -> Record:
     noise = np.random.default_rng(seed).normal(0, 40, (len(leads), n_times))
-    wave = 800 * (np.arange(n_times) % round(fs * 0.8) < fs * 0.05)
+    # Beats at times and of shapes of their own, so that no two recordings look alike.
+    rng = np.random.default_rng(1000 + seed)
+    peaks = np.cumsum(rng.uniform(0.6, 1.0, 40)) * fs if beat_times is None else beat_times
+    away = np.abs(np.arange(n_times)[:, None] - peaks).min(axis=1) / fs
+    size = rng.uniform(400, 1200, (len(leads), 1)) * rng.choice([-1, 1], (len(leads), 1))
+    wave = size * np.exp(-((away / rng.uniform(0.015, 0.04)) ** 2))
     return Record(
         digital_LT=(noise + wave).astype(np.int16),
         gain_L=np.full(len(leads), 1000.0),
@@ -150,7 +177,7 @@ def _outputs(task: Task, examples: pa.Table, seed: int) -> tuple[np.ndarray, Ope
     many = task.kind == "multilabel"
     point = OperatingPoint(
         kind=task.kind,
-        temperature=1.5,
+        calibrator=Temperature("validation", n_validation, 1.5),
         thresholds_C=(0.5,) * target_NC.shape[1] if many else (),
         rule="max_f1" if many else "argmax",
         split="validation",
@@ -199,6 +226,30 @@ def _write_run(
     _write_scores(work / "score" / run, task, examples, logit_NC, point, windows, weights)
 
 
+def _write_probes(work: Path, task: Task, synthetic: bool) -> None:
+    """Write what runs leave for the audit alone: scores in other batches, a run on permuted labels."""
+    for run, (architecture, seed) in RUNS.items():
+        found = {"probability": 1e-8, "record_id": "r018", "offset": 0, "n_lost": 0}
+        said = {"checkpoint_sha256": f"{architecture}{seed}", "source_key": KEY, "device": "cpu"}
+        said |= {"batch_size": 64, "circumstances": [{"name": "alone", "batch_size": 1, **found}]}
+        write_json(work / "audit" / "batches" / f"{run}.json", said)
+    place = work / "audit" / "permuted"
+    write_json(place / "plan.json", {"runs": [PERMUTED], "error": None})
+    examples = read_table(work / "examples.parquet")
+    write_table(place / "examples.parquet", permuted_examples(examples))
+    _write_json_run(place, task, PERMUTED, "wide", 0)
+    _, point = _outputs(task, examples, 0)
+    card = {**_card(task, point, "wide", 0, synthetic), "weights_sha256": PERMUTED}
+    write_json(place / "train" / PERMUTED / "checkpoint" / "card.json", card)
+    chance_NC = np.zeros((examples.num_rows, len(task.labels)))  # all alike: an AUROC of 0.5
+    columns = _arrays(task, chance_NC, point, np.ones(len(chance_NC), dtype=bool))
+    keys = [examples[name].combine_chunks() for name in ("record_id", "offset")]
+    schema = pa.schema([*WINDOW_COLUMNS, *label_fields(task.label_names)])
+    windows = pa.Table.from_arrays([*keys, *columns], schema=schema)
+    scores = place / "score" / PERMUTED
+    _write_scores(scores, task, examples, chance_NC, point, windows, PERMUTED)
+
+
 def _card(
     task: Task, point: OperatingPoint, architecture: str, seed: int, synthetic: bool
 ) -> dict[str, Any]:
@@ -210,6 +261,7 @@ def _card(
             **{name: getattr(task, name) for name in ("name", "version", "kind", "unit")},
             "labels": list(task.label_names),
         },
+        "input": {"leads": ["MLII"] if task.unit == "beat" else list(STANDARD_LEADS)},
         "operating_point": to_tree(point),
         "training": {
             "seed": seed,
@@ -218,6 +270,7 @@ def _card(
             "shards_key": KEY,
             "selection": {"metric": task.primary_metric, "split": "validation"},
             "class_weights": {"split": "train", "values": [1.0] * len(task.label_names)},
+            "pretraining": None,
             "synthetic": synthetic,
         },
         "versions": {"python": "3.11.0", "torch": "2.6.0"},

@@ -20,7 +20,7 @@ from rayecg.audit.run import audit
 from rayecg.core.errors import SettingsError
 from rayecg.core.files import read_json
 
-BY_RUN = ("threshold-on-test", "selection-on-test", "fit-outside-training")
+BY_RUN = ("threshold-on-test", "calibrator-on-test", "selection-on-test", "fit-outside-training")
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_missing_evidence_is_not_checked(rule_id: str, tmp_path: Path) -> None:
 
 
 def test_damaged_evidence_is_not_checked(recordings: Path) -> None:
-    for file in (recordings / "work").rglob("*.*"):
+    for file in recordings.rglob("*.*"):
         if file.is_file():
             file.write_bytes(b"{")
     findings = audit(recordings / "work", recordings)
@@ -120,8 +120,13 @@ def test_damaged_evidence_is_not_checked(recordings: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "rules"),
     [
-        ("examples.parquet", {*RULES} - {"selection-on-test", "fit-outside-training"}),
-        ("task.json", {"patient-alias"}),
+        (
+            "examples.parquet",
+            {*RULES}
+            - {"selection-on-test", "fit-outside-training", "batch-dependence"}
+            - {"test-looks", "interval-excludes-point", "archive-version"},
+        ),
+        ("task.json", {"patient-alias", "test-looks"}),
     ],
 )
 def test_one_damaged_file_leaves_the_other_rules_checked(
@@ -129,8 +134,7 @@ def test_one_damaged_file_leaves_the_other_rules_checked(
 ) -> None:
     """The file may be one that folds share."""
     edit_examples(recordings, lambda table: table.assign(fold=fold))
-    for run in RUNS:
-        file = recordings / "work" / "train" / run / "run.json"
+    for file in (recordings / "work").rglob("run.json"):
         edit_json(file, lambda tree: tree.update(fold=fold))
     (recordings / "work" / name).write_bytes(b"junk")
     findings = audit(recordings / "work", recordings)

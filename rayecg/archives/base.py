@@ -46,6 +46,8 @@ class Archive:
     landmark = "*"
     #: The rates (Hz) it is published at, for `settings.rate` to choose from; None takes any.
     rates: ClassVar[tuple[int, ...] | None] = ()
+    #: Releases by name, and how many records each has; empty where none is published.
+    releases: ClassVar[dict[str, int]] = {}
     #: A record's files: its path with each of these.
     suffixes: tuple[str, ...] = (".hea", ".dat")
 

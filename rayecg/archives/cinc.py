@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -39,6 +39,18 @@ class Cinc(Archive):
     """
 
     suffixes = (".hea", ".mat")
+    releases: ClassVar = {
+        "2020 training": 43_101,
+        "2021 training": 88_253,
+        "cpsc_2018": 6_877,
+        "cpsc_2018_extra": 3_453,
+        "st_petersburg_incart": 74,
+        "ptb": 516,
+        "ptb-xl": 21_837,
+        "georgia": 10_344,
+        "chapman_shaoxing": 10_247,
+        "ningbo": 34_905,
+    }
 
     def index(self) -> pa.Table:
         """List the records by relative path; what a header does not state, or not so, is null."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -33,6 +33,7 @@ class Ludb(Archive):
     """
 
     landmark = "data"
+    releases: ClassVar = {"1.0.0, 1.0.1": 200}
 
     def index(self) -> pa.Table:
         """List the records in the order of `RECORDS`; without it, all headers below `data`.

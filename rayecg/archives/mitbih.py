@@ -85,6 +85,7 @@ class MitBih(Archive):
 
     landmark = "*.atr"
     suffixes = (".hea", ".dat", ".atr")
+    releases: ClassVar = {"1.0.0": 48}
     official_split: ClassVar = {"by": "record_id", "train": DS1, "validation": DS1, "test": DS2}
 
     def index(self) -> pa.Table:

@@ -35,6 +35,7 @@ class PtbXl(Archive):
 
     landmark = DATABASE
     rates: ClassVar[tuple[int, ...] | None] = (100, 500)
+    releases: ClassVar = {"1.0.0, 1.0.1": 21_837, "1.0.2": 21_801, "1.0.3": 21_799}
     official_split: ClassVar = {
         "by": "strat_fold",
         "train": [1, 2, 3, 4, 5, 6, 7, 8],
@@ -96,6 +97,7 @@ class Synthetic(PtbXl):
 
     landmark = SYNTHETIC_MARKER
     rates: ClassVar[tuple[int, ...] | None] = None
+    releases: ClassVar = {}
 
 
 @functools.lru_cache(4096)  # most recordings share their statements with others

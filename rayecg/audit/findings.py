@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rayecg.audit.evidence import Evidence
+from rayecg.audit.evidence import Evidence, UnstatedError
 from rayecg.core.errors import record_error
 
 Verdict = Literal["passed", "violated", "not checked"]
-#: "invalidates": the tainted figures do not mean what they say; "weakens": they do not compare with
-#: figures from elsewhere.
+#: "invalidates": the tainted figures do not mean what they say; "weakens": they do, and are less sure
+#: than they look or do not compare with figures from elsewhere.
 Severity = Literal["invalidates", "weakens"]
 
 #: Evidence names at most this many ids, beside their full count.
@@ -67,14 +67,21 @@ class Rule:
     rationale: str
     source: str
     check: Callable[[Evidence], Iterator[Outcome]] = field(repr=False)
+    #: When it fires, and what it must know for that, in words for the table of rules.
+    catches: str = ""
+    needs: str = ""
 
     def __call__(self, evidence: Evidence) -> list[Finding]:
         """Apply the rule."""
         try:
             outcomes = list(self.check(evidence))
+        except UnstatedError as error:
+            outcomes = [not_checked(str(error))]
         except Exception as error:  # damaged evidence of any kind is evidence that is not there
             _, text = record_error(error)
             text = text.replace(f"{evidence.work}/", "").replace(str(evidence.work), "work")
+            for folder in (evidence.published, evidence.work.parent, evidence.shards_folder.parent):
+                text = text.replace(f"{folder.resolve()}/", "").replace(f"{folder}/", "")
             outcomes = [not_checked(f"the evidence cannot be used: {text}")]
         return [
             Finding(
@@ -92,12 +99,19 @@ class Rule:
 
 
 def rule(
-    rule_id: str, *, title: str, severity: Severity, rationale: str, source: str
+    rule_id: str,
+    *,
+    title: str,
+    severity: Severity,
+    rationale: str,
+    source: str,
+    catches: str = "",
+    needs: str = "",
 ) -> Callable[[Callable[[Evidence], Iterator[Outcome]]], Rule]:
     """Make a function that yields outcomes a rule."""
 
     def wrap(check: Callable[[Evidence], Iterator[Outcome]]) -> Rule:
-        return Rule(rule_id, title, severity, rationale, source, check)
+        return Rule(rule_id, title, severity, rationale, source, check, catches, needs)
 
     return wrap
 

@@ -23,17 +23,27 @@ def audit(work: Path, out: Path) -> list[Finding]:
     work
         What the stages wrote (`OUT/work`).
     out
-        Gets `findings.json`: a list of findings in the order of the catalogue.
+        Gets `findings.json`: a list of findings in the order of the catalogue. The report's
+        `intervals.csv` lies there, if there is one.
 
     Returns
     -------
     list of Finding
         At least one for each rule.
     """
-    evidence = Evidence(Path(work).resolve())
-    findings = [finding for rule_id in RULES for finding in apply_rule(rule_id, evidence)]
-    write_json(Path(out) / FINDINGS, [to_tree(finding) for finding in findings])
+    findings = findings_of(Evidence(Path(work).resolve(), published=Path(out)))
+    write_findings(findings, out)
     return findings
+
+
+def findings_of(evidence: Evidence) -> list[Finding]:
+    """Check evidence against every rule of the catalogue, in its order."""
+    return [finding for rule_id in RULES for finding in apply_rule(rule_id, evidence)]
+
+
+def write_findings(findings: Sequence[Finding], out: Path) -> None:
+    """Write `findings.json`."""
+    write_json(Path(out) / FINDINGS, [to_tree(finding) for finding in findings])
 
 
 def apply_rule(rule_id: str, evidence: Evidence) -> list[Finding]:

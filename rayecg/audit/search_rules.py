@@ -17,6 +17,8 @@ from rayecg.core.files import read_json
     "them is then a best case.",
     source="record_ids of each work/search/*/read.json, which say what windows were made of, against "
     "the test examples; Kapoor and Narayanan 2023, Patterns 4(9):100804",
+    catches="a search for settings read test records",
+    needs="a search made in the same output folder (`work/search`)",
 )
 def search_saw_test(evidence: Evidence) -> Iterator[Outcome]:
     """Compare the records that any search in this folder read with those tested on."""

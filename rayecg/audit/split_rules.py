@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from rayecg.audit.evidence import Evidence
-from rayecg.audit.findings import Outcome, not_checked, passed, rule, violated
+from rayecg.audit.findings import MOST_IDS, Outcome, not_checked, passed, rule, violated
 from rayecg.tasks.task import SPLITS
 
 NO_EXAMPLES = "examples.parquet is not there"
@@ -35,11 +35,12 @@ def in_order(ids: Iterable[str]) -> list[str]:
     return sorted(ids, key=lambda text: (len(text), text))
 
 
-def _taint(pair: tuple[str, str]) -> tuple[str, ...]:
+def taint_of(pair: tuple[str, str]) -> tuple[str, ...]:
+    """Name the figures that rest on what lies on both sides."""
     return ("test",) if "test" in pair else ("validation",)
 
 
-def _touched(sides: pd.DataFrame, pair: tuple[str, str], touched: pd.Series) -> dict[str, Any]:
+def touched_by(sides: pd.DataFrame, pair: tuple[str, str], touched: pd.Series) -> dict[str, Any]:
     """Count the examples on the side that is evaluated on."""
     there = sides["split"] == pair[1]
     return {
@@ -49,7 +50,8 @@ def _touched(sides: pd.DataFrame, pair: tuple[str, str], touched: pd.Series) -> 
     }
 
 
-def _phrase(what: str, counts: dict[str, Any]) -> str:
+def touching(what: str, counts: dict[str, Any]) -> str:
+    """Say what lies on both sides, and what share of the evaluated one it touches."""
     first, second = counts["sides"]
     return (
         f"{what} in both {first} and {second}: {counts['n_examples']:,} of {counts['of']:,} "
@@ -57,7 +59,16 @@ def _phrase(what: str, counts: dict[str, Any]) -> str:
     )
 
 
-def _some(n: int, one: str, many: str | None = None) -> str:
+def fine(evidence: Evidence, text: str, n: int) -> Outcome:
+    """Say that no two sides share anything, if it is known who was trained on and who tested."""
+    stated = evidence.stated_splits
+    if "train" in stated and "test" in stated:
+        return passed(text, n=n)
+    return not_checked(f"{text}, as far as {' and '.join(stated)} go: no other rows are given", n=n)
+
+
+def some(n: int, one: str, many: str | None = None) -> str:
+    """Give a number with its noun."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
@@ -70,27 +81,29 @@ def _some(n: int, one: str, many: str | None = None) -> str:
     "say little about patients it has not seen.",
     source="de Chazal et al. 2004, IEEE Trans. Biomed. Eng. 51(7):1196-1206; Wagner et al. 2020, "
     "Scientific Data 7:154",
+    catches="a patient is on two sides",
+    needs="`examples.parquet` with patients; a table's `patient_id` and `split`, train and test",
 )
 def patient_overlap(evidence: Evidence) -> Iterator[Outcome]:
     """Look for one patient id on two sides."""
-    sides = evidence.sides
+    sides = evidence.known_sides
     if sides is None:
         yield not_checked(NO_EXAMPLES)
         return
     fired = False
     for pair, ids in crossings(sides, "patient_id"):
         fired = True
-        counts = _touched(sides, pair, sides["patient_id"].isin(ids))
+        counts = touched_by(sides, pair, sides["patient_id"].isin(ids))
         verb = "lies" if len(ids) == 1 else "lie"
-        text = _phrase(f"{_some(len(ids), 'patient')} {verb}", counts)
-        yield violated(text, ids, _taint(pair), **counts)
+        text = touching(f"{some(len(ids), 'patient')} {verb}", counts)
+        yield violated(text, ids, taint_of(pair), **counts)
     unknown = sides[sides["patient_id"].isna()]
     if len(unknown):
-        text = f"{_some(unknown['record_id'].nunique(), 'record')} with examples have no patient id"
+        text = f"{some(unknown['record_id'].nunique(), 'record')} with examples have no patient id"
         yield not_checked(text, n=int(unknown["record_id"].nunique()))
     elif not fired:
         n = int(sides["patient_id"].nunique())
-        yield passed(f"{_some(n, 'patient')}, each on one side", n=n)
+        yield fine(evidence, f"{some(n, 'patient')}, each on one side", n)
 
 
 @rule(
@@ -101,12 +114,14 @@ def patient_overlap(evidence: Evidence) -> Iterator[Outcome]:
     "the task states it, and a split by id alone does not see it.",
     source="MIT-BIH Arrhythmia Database Directory, note on records 201 and 202 (one man), which the "
     "customary DS1 / DS2 split puts on two sides",
+    catches="two ids known to be one person are on two sides",
+    needs="the task's `aliases` (of the archive, where shards are given for a table)",
 )
 def patient_alias(evidence: Evidence) -> Iterator[Outcome]:
     """Look for ids that the task states to be one person on two sides."""
-    sides, task = evidence.sides, evidence.task
+    sides, task = evidence.known_sides, evidence.task
     if sides is None or task is None:
-        yield not_checked(NO_EXAMPLES if sides is None else "task.json is not there")
+        yield not_checked(NO_EXAMPLES if sides is None else "no task says who has several ids")
         return
     groups = [tuple(str(one) for one in group) for group in task.get("aliases", ())]
     person = {one: " = ".join(group) for group in groups for one in group}
@@ -115,15 +130,15 @@ def patient_alias(evidence: Evidence) -> Iterator[Outcome]:
     fired = False
     for pair, names in crossings(known, "person"):
         fired = True
-        counts = _touched(known, pair, known["person"].isin(names))
+        counts = touched_by(known, pair, known["person"].isin(names))
         verb = "lies" if len(names) == 1 else "lie"
-        people = _some(len(names), "person", "persons")
-        text = _phrase(f"{people} with several ids {verb}", counts)
-        yield violated(f"{text} ({'; '.join(names[:5])})", names, _taint(pair), **counts)
+        people = some(len(names), "person", "persons")
+        text = touching(f"{people} with several ids {verb}", counts)
+        yield violated(f"{text} ({'; '.join(names[:5])})", names, taint_of(pair), **counts)
     if not fired:
         n = len(groups)
-        text = f"{_some(n, 'stated alias', 'stated aliases')}, none on two sides"
-        yield passed(text if n else "the task states no aliases", n=n)
+        text = f"{some(n, 'stated alias', 'stated aliases')}, none on two sides"
+        yield fine(evidence, text if n else "the task states no aliases", n)
 
 
 @rule(
@@ -134,23 +149,25 @@ def patient_alias(evidence: Evidence) -> Iterator[Outcome]:
     "they are dealt out one by one, the test side holds near copies of what was trained on.",
     source="Luz et al. 2016, Computer Methods and Programs in Biomedicine 127:144-164 (intra- against "
     "inter-patient evaluation)",
+    catches="windows or beats of one record are on two sides",
+    needs="`examples.parquet`; a table's `record_id`, `offset` and `split`, train and test",
 )
 def record_astride(evidence: Evidence) -> Iterator[Outcome]:
     """Look for examples of one record on two sides."""
-    sides = evidence.sides
+    sides = evidence.known_sides
     if sides is None:
         yield not_checked(NO_EXAMPLES)
         return
     fired = False
     for pair, ids in crossings(sides, "record_id"):
         fired = True
-        counts = _touched(sides, pair, sides["record_id"].isin(ids))
+        counts = touched_by(sides, pair, sides["record_id"].isin(ids))
         verb = "has" if len(ids) == 1 else "have"
-        text = _phrase(f"{_some(len(ids), 'record')} {verb} examples", counts)
-        yield violated(text, ids, _taint(pair), **counts)
+        text = touching(f"{some(len(ids), 'record')} {verb} examples", counts)
+        yield violated(text, ids, taint_of(pair), **counts)
     if not fired:
         n = int(sides["record_id"].nunique())
-        yield passed(f"{_some(n, 'record')}, each on one side", n=n)
+        yield fine(evidence, f"{some(n, 'record')}, each on one side", n)
 
 
 @rule(
@@ -160,10 +177,12 @@ def record_astride(evidence: Evidence) -> Iterator[Outcome]:
     rationale="The same samples under two record ids are one recording, whatever their patient ids "
     "say. Flat recordings count as well: what was learnt of one is repeated for the other.",
     source="SHA-256 of leads, sampling rate and digital samples, taken when the shards were made",
+    catches="the same waveform is on two sides",
+    needs="shards; a table's `waveform_sha256`",
 )
 def duplicate_exact(evidence: Evidence) -> Iterator[Outcome]:
     """Look for one waveform fingerprint on two sides, under different records."""
-    sides, records = evidence.sides, evidence.records
+    sides, records = evidence.known_sides, evidence.records
     if sides is None or records is None:
         yield not_checked(NO_EXAMPLES if sides is None else NO_SHARDS)
         return
@@ -175,21 +194,22 @@ def duplicate_exact(evidence: Evidence) -> Iterator[Outcome]:
     for pair, hashes in crossings(waves[counted == 1], "sha256"):
         fired = True
         same = waves["sha256"].isin(hashes)
-        counts = _touched(waves, pair, same)
+        counts = touched_by(waves, pair, same)
         here = waves[same & waves["split"].isin(pair)]
         groups = in_order(
             " = ".join(in_order(group)) for group in here.groupby("sha256")["record_id"].unique()
         )
         verb = "lies" if len(hashes) == 1 else "lie"
-        text = _phrase(f"{_some(len(hashes), 'waveform')} {verb}", counts)
-        yield violated(text, groups, _taint(pair), **counts)
+        text = touching(f"{some(len(hashes), 'waveform')} {verb}", counts)
+        yield violated(text, groups, taint_of(pair), **counts)
     lost = waves[waves["sha256"].isna()]
     if len(lost):
-        text = f"{_some(lost['record_id'].nunique(), 'record')} with examples are not in the shards"
-        yield not_checked(text, n=int(lost["record_id"].nunique()))
+        ids = in_order(lost["record_id"].unique())
+        text = f"{some(len(ids), 'record')} with examples have no waveform in the shards"
+        yield not_checked(text, n=len(ids), ids=ids[:MOST_IDS])
     elif not fired:
         n = int(waves["sha256"].nunique())
-        yield passed(f"{_some(n, 'distinct waveform')}, each on one side", n=n)
+        yield fine(evidence, f"{some(n, 'distinct waveform')}, each on one side", n)
 
 
 @rule(
@@ -201,6 +221,8 @@ def duplicate_exact(evidence: Evidence) -> Iterator[Outcome]:
     "hides it.",
     source="the archive's own documents: PTB-XL strat_fold 1-8 / 9 / 10 (Wagner et al. 2020); MIT-BIH "
     "DS1 / DS2 (de Chazal et al. 2004)",
+    catches="fold assignment differs from the archive's own",
+    needs="shards of an archive that states a split",
 )
 def folds_official(evidence: Evidence) -> Iterator[Outcome]:
     """Compare the sides with the archive's own split, and the folds with those of the shards."""
@@ -217,7 +239,7 @@ def folds_official(evidence: Evidence) -> Iterator[Outcome]:
     if differs.any():
         fired = True
         ids = in_order(rows.loc[differs, "record_id"].unique())
-        text = f"{_some(len(ids), 'record')} with another strat_fold than in the shards"
+        text = f"{some(len(ids), 'record')} with another strat_fold than in the shards"
         yield violated(text, ids, ("validation", "test"))
     official = shards.get("official_split")
     if official is None:
@@ -232,11 +254,12 @@ def folds_official(evidence: Evidence) -> Iterator[Outcome]:
         fired = True
         yield outcome
     if lost.any():
-        n = int(rows.loc[lost, "record_id"].nunique())
-        yield not_checked(f"{_some(n, 'record')} with examples are not in the shards", n=n)
+        ids = in_order(rows.loc[lost, "record_id"].unique())
+        text = f"{some(len(ids), 'record')} with examples are not in the shards"
+        yield not_checked(text, n=len(ids), ids=ids[:MOST_IDS])
     elif not fired:
         n = int(rows.loc[rows["split"].isin(SPLITS), "record_id"].nunique())
-        yield passed(f"{_some(n, 'record')} on the side that the archive's {by} gives them", n=n)
+        yield passed(f"{some(n, 'record')} on the side that the archive's {by} gives them", n=n)
 
 
 def _misplaced(rows: pd.DataFrame, column: str, official: dict[str, Any]) -> Iterator[Outcome]:
@@ -248,14 +271,16 @@ def _misplaced(rows: pd.DataFrame, column: str, official: dict[str, Any]) -> Ite
         if wrong.any():
             ids = in_order(rows.loc[wrong, "record_id"].unique())
             meant = value[wrong].isin(allowed["test"]).any() or split == "test"
-            text = f"{_some(len(ids), 'record')} in {split} that the archive's own split puts elsewhere"
+            text = (
+                f"{some(len(ids), 'record')} in {split} that the archive's own split puts elsewhere"
+            )
             yield violated(text, ids, ("test",) if meant else ("validation",), sides=[split])
     only_test = allowed["test"] - allowed["train"] - allowed["validation"]
     outside = (rows["split"] == "none") & (rows["reason"] == "outside the protocol")
     missed = outside & value.isin(only_test)
     if missed.any():
         ids = in_order(rows.loc[missed, "record_id"].unique())
-        text = f"{_some(len(ids), 'record')} of the archive's own test side left out of the test"
+        text = f"{some(len(ids), 'record')} of the archive's own test side left out of the test"
         yield violated(text, ids, ("test",), sides=["test"])
 
 

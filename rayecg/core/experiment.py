@@ -25,7 +25,8 @@ class ArchiveSettings:
     """Which archive, where it lies, and how much of it.
 
     `rate` (Hz) chooses among the rates that an archive publishes (PTB-XL: 100, 500); `limit` takes
-    the first records only; `n_records` and `seed` belong to the synthetic archive, which is written
+    the first records only; `subset` says in words which part of a release lies at `path`, where it is
+    not all of it (the audit reads it); `n_records` and `seed` belong to the synthetic archive, which is written
     into the output's work folder when it has no path.
     """
 
@@ -33,6 +34,7 @@ class ArchiveSettings:
     path: str | None = None
     rate: int | None = None
     limit: int | None = None
+    subset: str | None = None
     n_records: int = 1200
     seed: int = 0
 
@@ -165,7 +167,9 @@ class InputSettings:
     absent_leads: Literal["zero", "accept", "refuse"] = "zero"
     combine: Literal["mean", "max"] = "mean"
     metadata: tuple[Literal["age", "sex"], ...] = ()
-    features: tuple[Literal["intervals", "rhythm", "beat_shape", "measurements"], ...] = ()
+    features: tuple[
+        Literal["intervals", "rhythm", "prematurity", "beat_shape", "measurements"], ...
+    ] = ()
     image: ImageSettings | None = None
     beats: Literal["annotated", "detected"] = "annotated"
 
@@ -242,6 +246,31 @@ class ScoreSettings:
 
 
 @dataclass(frozen=True)
+class AuditSettings:
+    """What is run for the audit alone.
+
+    `batch_dependence` test examples are scored again by every run, in other batches (0: none).
+    `permuted_labels` names an architecture of the experiment that is trained once more, with its
+    first seed on every fold, on labels that were dealt out anew; it costs as much as those runs.
+
+    The ledger of the output folder counts looks at the test split. `looks_elsewhere` adds those made in
+    other folders; `looks_correction` says how figures were corrected for further looks, or why none is
+    due, and stands in the audit as it is.
+    """
+
+    batch_dependence: int = 64
+    permuted_labels: str | None = None
+    looks_elsewhere: int = 0
+    looks_correction: str = ""
+
+    def __post_init__(self) -> None:
+        if self.batch_dependence < 0:
+            raise ValueError(f"batch_dependence: expected 0 or more, came {self.batch_dependence}")
+        if self.looks_elsewhere < 0:
+            raise ValueError(f"looks_elsewhere: expected 0 or more, came {self.looks_elsewhere}")
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Architectures x seeds x splits on one task of one archive.
 
@@ -266,6 +295,7 @@ class Experiment:
     ensembles: tuple[Literal["seeds", "architectures"], ...] = ("seeds",)
     train: TrainSettings = field(default_factory=TrainSettings)
     score: ScoreSettings = field(default_factory=ScoreSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
     search: SearchSettings | None = None
     ray: RaySettings = field(default_factory=RaySettings)
 
@@ -284,6 +314,11 @@ class Experiment:
             raise ValueError(
                 "architectures, seeds: expected each once (give variants of one architecture "
                 "labels of their own)"
+            )
+        if self.audit.permuted_labels not in (None, *titles):
+            raise ValueError(
+                f"audit.permuted_labels: expected one of {', '.join(titles)}, "
+                f"came {self.audit.permuted_labels}"
             )
         if len(set(self.ensembles)) < len(self.ensembles):
             raise ValueError("ensembles: expected each kind once")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from rayecg.report import tables
 from rayecg.report.benchmark import Benchmark
 from rayecg.report.intervals import LABEL_METRICS
 from rayecg.report.results import Results
-from rayecg.report.runs import METRICS
+from rayecg.report.runs import HEADLINE
 from rayecg.report.text import (
     NOTHING,
     SYNTHETIC_LABEL,
@@ -69,7 +69,7 @@ def _numeric(*columns: int) -> frozenset[int]:
 def summary_table(results: Results) -> Table:
     """Lay out the summary over seeds and folds."""
     primary, summary = results.benchmark.primary, results.summary
-    others = [metric for metric in METRICS if metric != primary]
+    others = [metric for metric in HEADLINE if metric != primary]
     rows = []
     for _, row in summary.iterrows():
 
@@ -161,8 +161,8 @@ def _scored_notes(results: Results) -> tuple[str, ...]:
     if abstained:
         notes.append(
             f"For up to {some(abstained, unit)} a run abstained (the record breaks a limit of the "
-            "checkpoint's card). They count in AUROC and AUPRC, and are left out of F1, accuracy, "
-            "sensitivity and PPV."
+            "checkpoint's card). They count in AUROC and AUPRC, and are left out of what rests on "
+            "decisions: F1, accuracy, sensitivity, specificity, PPV."
         )
     without = [
         label
@@ -186,7 +186,7 @@ def _count(value: Any) -> str:
 
 def per_class_table(results: Results) -> Table:
     """Lay out the metrics of each label."""
-    metrics = ("auroc", "auprc", "f1", "sensitivity", "ppv")
+    metrics = ("auroc", "auprc", "f1", "sensitivity", "specificity", "ppv")
 
     def cell(row: pd.Series, metric: str) -> str:
         figure = row[f"{metric}_mean"], row[f"{metric}_sd"]
@@ -213,7 +213,7 @@ def per_class_table(results: Results) -> Table:
         ),
         columns,
         rows,
-        _numeric(*range(2, 8)),
+        _numeric(*range(2, len(columns) - 1)),
         notes=("In brackets: the 95 % interval over patients.",) if rows else (),
     )
 
@@ -354,10 +354,10 @@ def quarantine_table(results: Results) -> Table:
     return Table(caption, columns, rows, _numeric(2))
 
 
-def findings_rows(results: Results) -> list[dict[str, Any]]:
+def findings_rows(findings: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
     """Give the audit's findings with what the page says of each."""
     rows = []
-    for finding in results.benchmark.findings or ():
+    for finding in findings or ():
         evidence = dict(finding["evidence"])
         ids = [str(one) for one in evidence.get("ids") or ()]
         rows.append(

@@ -45,14 +45,9 @@ def render_page(
         Tables that name their section.
     """
     benchmark = results.benchmark
-    room = resources.files("rayecg.report")
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        (room / "page.html").read_text(encoding="utf-8")
-    )
-    return template.render(
+    return fill(
+        "page.html",
         title=benchmark.title,
-        # The style sheet is the project's own; nothing of the benchmark enters it.
-        css=Markup((room / "page.css").read_text(encoding="utf-8")),
         task=benchmark.task,
         unit=benchmark.unit,
         primary=metric_title(benchmark.primary),
@@ -70,7 +65,7 @@ def render_page(
         left_out=layout.left_out_table(results),
         runs=layout.runs_table(results),
         failed=layout.failed_table(results),
-        findings=layout.findings_rows(results),
+        findings=layout.findings_rows(benchmark.findings),
         audit_counts=audit_counts(results),
         looks=_looks(results),
         more=more,
@@ -80,6 +75,20 @@ def render_page(
         task_settings=yaml.safe_dump(benchmark.task, sort_keys=False, allow_unicode=True),
         versions=_versions(results),
     )
+
+
+def fill(template: str, **values: Any) -> str:
+    """Fill a template of this room, with its style sheet as `css`; what is filled in is escaped."""
+    room = resources.files("rayecg.report")
+
+    def source(name: str) -> str:
+        return (room / name).read_text(encoding="utf-8")
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FunctionLoader(source)
+    )
+    # The style sheet is the project's own; nothing of the benchmark enters it.
+    return environment.get_template(template).render(css=Markup(source("page.css")), **values)
 
 
 def headline(results: Results) -> list[dict[str, str]]:
@@ -138,10 +147,15 @@ def _scored(results: Results) -> str:
 
 
 def audit_counts(results: Results) -> str:
-    """Count the rules by their verdict; a rule counts as its worst finding."""
+    """Count the rules by their verdict."""
+    return rule_counts(results.benchmark.findings)
+
+
+def rule_counts(findings: Sequence[Mapping[str, Any]] | None) -> str:
+    """Count the rules of findings by their verdict; a rule counts as its worst finding."""
     worst: dict[str, str] = {}
     order = ("passed", "not checked", "violated")
-    for finding in results.benchmark.findings or ():
+    for finding in findings or ():
         now = worst.get(finding["rule_id"], "passed")
         worst[finding["rule_id"]] = max(now, finding["verdict"], key=order.index)
     if not worst:
@@ -156,7 +170,8 @@ def _looks(results: Results) -> str | None:
     looks = results.benchmark.looks
     if looks is None:
         return None
-    n = len({look["checkpoint_sha256"] for look in looks})
+    # Nothing is chosen by the figures of runs that the audit alone asks for.
+    n = len({look["checkpoint_sha256"] for look in looks if not look.get("audit")})
     what = some(n, "checkpoint or ensemble", "checkpoints and ensembles")
     return (
         f"The ledger of this output folder counts {what} evaluated on the test split "

@@ -9,8 +9,10 @@ import pandas as pd
 
 from rayecg.report import tables
 from rayecg.report.benchmark import Benchmark, Outputs
-from rayecg.report.intervals import intervals
-from rayecg.report.runs import collect_runs, verdict
+from rayecg.report.intervals import Intervals, intervals
+from rayecg.report.runs import collect_runs, verdict, with_verdicts
+from rayecg.report.subgroup_evaluation import subgroups
+from rayecg.report.subgroup_figures import Subgroups
 from rayecg.report.text import SYNTHETIC_LABEL, with_interval
 
 
@@ -27,12 +29,31 @@ class Results:
 
     def __init__(self, source: Path, findings: Path) -> None:
         self.benchmark = Benchmark(source, findings)
-        self.runs = collect_runs(self.benchmark)
-        self.intervals = intervals(self.runs, self.benchmark)
-        self.summary = tables.summary(self.runs, self.benchmark, self.intervals)
-        self.per_class = tables.per_class(
-            self.runs, self.benchmark, self.architectures, self.intervals
-        )
+
+    @cached_property
+    def figures(self) -> pd.DataFrame:
+        """The runs evaluated, before the audit has said anything of them."""
+        return collect_runs(self.benchmark)
+
+    @cached_property
+    def intervals(self) -> Intervals:
+        """Where the figures lie with other patients."""
+        return intervals(self.figures, self.benchmark)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """The runs with the audit's word on each."""
+        return with_verdicts(self.figures, self.benchmark.findings)
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """One row per architecture."""
+        return tables.summary(self.runs, self.benchmark, self.intervals)
+
+    @cached_property
+    def per_class(self) -> pd.DataFrame:
+        """One row per architecture and label."""
+        return tables.per_class(self.runs, self.benchmark, self.architectures, self.intervals)
 
     @property
     def architectures(self) -> list[str]:
@@ -92,6 +113,11 @@ class Results:
         if self.chosen is None or self.chosen["status"] != "ok":
             return None
         return self.benchmark.outputs(self.chosen["run"])
+
+    @cached_property
+    def subgroups(self) -> Subgroups | None:
+        """What was chosen in groups of recordings; None without a choice or the records' table."""
+        return subgroups(self.figures, self.benchmark)
 
     @cached_property
     def verdict(self) -> str:

@@ -9,11 +9,33 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from rayecg.report.benchmark import Benchmark
+from rayecg.metrics.averages import DECISION_METRICS, SCORE_METRICS
+from rayecg.metrics.challenge import NORMAL, challenge_score, challenge_weights
+from rayecg.metrics.classification import AVERAGES_BY_DECISION, AVERAGES_BY_SCORE
+from rayecg.metrics.fmax import f_at_threshold, fmax_threshold
+from rayecg.report.benchmark import Benchmark, Outputs
 from rayecg.report.text import shorten_paths
 
-METRICS = ("macro_auroc", "macro_auprc", "macro_f1", "accuracy")
-LABEL_METRICS = ("auroc", "auprc", "f1", "sensitivity", "ppv", "n_positive")
+#: What the summary shows of runs.
+HEADLINE = ("macro_auroc", "macro_auprc", "macro_f1", "accuracy")
+#: All that is evaluated of runs and of labels, on validation and on test.
+METRICS = tuple(
+    dict.fromkeys(
+        (
+            *HEADLINE,
+            *AVERAGES_BY_SCORE,
+            *AVERAGES_BY_DECISION,
+            *("hamming_loss", "challenge_f2", "challenge_g2"),
+        )
+    )
+)
+LABEL_METRICS = (
+    *SCORE_METRICS,
+    *DECISION_METRICS,
+    *("n_positive", "tp", "fp", "fn", "tn"),
+)
+#: Figures of the test split that need more than its outputs, and a threshold chosen on validation.
+OF_TEST = ("fmax_threshold", "test_fmax", "test_challenge_score")
 
 _TEXT = ("run", "architecture", "task", "split", "status", "error", "verdict", "data")
 _FLAGS = ("chosen", "synthetic")
@@ -48,12 +70,13 @@ def schema(labels: Sequence[str]) -> pa.Schema:
                 for part in ("validation", "test")
                 for m in metrics
             ),
+            *(pa.field(name, pa.float64()) for name in OF_TEST),
         ]
     )
 
 
 def collect_runs(benchmark: Benchmark) -> pd.DataFrame:
-    """Evaluate every run on the test split, from the decisions in its files.
+    """Evaluate every run on the test split, from the decisions in its files; nothing of the audit.
 
     Returns
     -------
@@ -73,6 +96,16 @@ def collect_runs(benchmark: Benchmark) -> pd.DataFrame:
     for name in _COUNTS:
         runs[name] = runs[name].astype("Int64")
     return runs
+
+
+def with_verdicts(runs: pd.DataFrame, findings: Sequence[Mapping[str, Any]] | None) -> pd.DataFrame:
+    """Say beside the figures of each run what the audit says of them."""
+    done = runs["status"].isin(["ok", "not scored"])
+    said = [
+        verdict(findings, [run]) if is_done else "no figures"
+        for run, is_done in zip(runs["run"], done, strict=True)
+    ]
+    return runs.assign(verdict=said)
 
 
 def run_table(runs: pd.DataFrame, labels: Sequence[str]) -> pa.Table:
@@ -101,7 +134,6 @@ def _row(benchmark: Benchmark, run: str, said: Mapping[str, Any]) -> dict[str, A
     row |= {f"validation_{k}": v for k, v in (said.get("validation") or {}).items()}
     if row["status"] != "ok":
         return row
-    row["verdict"] = verdict(benchmark.findings, [run])
     outputs = benchmark.outputs(run)
     if outputs is None:
         return row | {"status": "not scored", "error": "the scoring of this run did not finish"}
@@ -111,7 +143,30 @@ def _row(benchmark: Benchmark, run: str, said: Mapping[str, Any]) -> dict[str, A
         "n_test_scored": len(outputs.targets_NC),
         "n_test_abstained": int((~outputs.decided).sum()),
     }
-    return row | {f"test_{name}": value for name, value in outputs.metrics().items()}
+    row |= {f"test_{name}": value for name, value in outputs.metrics().items()}
+    return row | of_test(benchmark.task, outputs, benchmark.outputs(run, "validation"))
+
+
+def of_test(
+    task: Mapping[str, Any], outputs: Outputs, validation: Outputs | None
+) -> dict[str, float]:
+    """Give the figures of `OF_TEST` that there are.
+
+    Fmax is of multilabel tasks: its threshold is chosen on validation, never on the examples that it
+    is a figure of. The challenge's score is of the task with its labels.
+    """
+    found = {}
+    if task["kind"] == "multilabel" and validation is not None and len(validation.targets_NC):
+        threshold = fmax_threshold(validation.targets_NC, validation.probabilities_NC)
+        figure = f_at_threshold(outputs.targets_NC, outputs.probabilities_NC, threshold)
+        found = {"fmax_threshold": threshold, "test_fmax": figure}
+    if task["name"] == "cinc_snomed":
+        weights_CC, normal = challenge_weights(outputs.labels), outputs.labels.index(NORMAL)
+        own_N = outputs.decided
+        found["test_challenge_score"] = challenge_score(
+            outputs.targets_NC[own_N], outputs.decisions_NC[own_N], weights_CC, normal
+        )
+    return found
 
 
 def _absent(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -187,18 +242,23 @@ def complete(runs: pd.DataFrame, done: pd.DataFrame) -> set[str]:
 def verdict(findings: Sequence[Mapping[str, Any]] | None, runs: Iterable[str]) -> str:
     """Phrase what the audit says of the figures of some runs.
 
-    `passed` alone means that every rule was checked and none is violated.
+    `passed` alone means that every rule was checked and none is violated. A violated rule that does
+    not invalidate the figures is marked `(weakens)`.
     """
     if not findings:
         return "not audited"
     rests_on = {"validation", "test", *(f"run:{run}" for run in runs)}
-    found: dict[str, dict[str, None]] = {"violated": {}, "not checked": {}}
+    found: dict[str, dict[str, str | None]] = {"violated": {}, "not checked": {}}
     for finding in findings:
         if finding["verdict"] in found and rests_on & set(finding["taints"]):
-            found[finding["verdict"]][finding["rule_id"]] = None
+            found[finding["verdict"]].setdefault(finding["rule_id"], finding.get("severity"))
     parts = []
     if found["violated"]:
-        parts.append(f"violated: {', '.join(found['violated'])}")
+        named = (
+            f"{rule} (weakens)" if severity == "weakens" else rule
+            for rule, severity in found["violated"].items()
+        )
+        parts.append(f"violated: {', '.join(named)}")
     n_open = len([rule for rule in found["not checked"] if rule not in found["violated"]])
     if n_open:
         parts.append(f"{n_open} rule{'s' if n_open > 1 else ''} not checked")

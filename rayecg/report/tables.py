@@ -11,7 +11,8 @@ import pandas as pd
 from rayecg.core.errors import ERROR_CODES
 from rayecg.report.benchmark import Benchmark
 from rayecg.report.intervals import LABEL_METRICS, Intervals
-from rayecg.report.runs import METRICS, complete, verdict
+from rayecg.report.runs import HEADLINE, complete, verdict
+from rayecg.report.runs import LABEL_METRICS as OF_LABELS
 from rayecg.tasks.task import SPLITS
 
 
@@ -68,7 +69,7 @@ def summary(runs: pd.DataFrame, benchmark: Benchmark, intervals: Intervals) -> p
             "n_members": None if pd.isna(n_members) else n_members,
             "n_failed": len(own) - len(done),
         }
-        for part, metrics in (("validation", [benchmark.primary]), ("test", METRICS)):
+        for part, metrics in (("validation", [benchmark.primary]), ("test", HEADLINE)):
             for metric in metrics:
                 found = _spread(done[f"{part}_{metric}"])
                 row |= {f"{part}_{metric}_{name}": value for name, value in found.items()}
@@ -108,7 +109,9 @@ def per_class(
                 "n_positive": largest_count(done, f"test_n_positive_{label}", benchmark),
                 "n_seeds": len(done),
             }
-            for metric in ("auroc", "auprc", "f1", "sensitivity", "ppv"):
+            for metric in OF_LABELS:
+                if metric == "n_positive":
+                    continue
                 found = _spread(done[f"test_{metric}_{label}"])
                 row |= {f"{metric}_mean": found["mean"], f"{metric}_sd": found["sd"]}
                 if metric in LABEL_METRICS:

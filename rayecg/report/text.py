@@ -16,8 +16,9 @@ SYNTHETIC_LABEL = "synthetic data: not evidence of clinical worth"
 NOTHING = "\N{EN DASH}"
 NOTHING_NOTE = (
     f"“{NOTHING}” marks what cannot be computed: a label without a positive example (for AUROC, also "
-    "without a negative one), a PPV without a positive decision, a spread over a single run, a run "
-    "that failed. Macro averages leave such labels out, and means such runs."
+    "without a negative one, which specificity alone needs), a PPV without a positive decision or an "
+    "NPV without a negative one, a spread over a single run, a run that failed. Macro averages leave "
+    "such labels out, and means such runs."
 )
 SPREAD_NOTE = (
     "± is the standard deviation: the spread over seeds and folds, not a confidence interval."
@@ -32,7 +33,11 @@ METRIC_TITLES = {
     "auprc": "AUPRC",
     "f1": "F1",
     "sensitivity": "sensitivity",
+    "specificity": "specificity",
     "ppv": "PPV",
+    "npv": "NPV",
+    "f2": "F2",
+    "g2": "G2",
 }
 
 #: Absolute paths of POSIX and of Windows; not the path of a URL, and not the end of a tag.

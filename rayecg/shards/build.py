@@ -83,6 +83,7 @@ def make_shards(archive: Archive, settings: ShardSettings, out: str | Path) -> d
         "archive": {**to_tree(archive.settings), "path": archive.name},
         "synthetic": archive.synthetic,
         "official_split": archive.official_split,
+        "releases": archive.releases,
         "settings": to_tree(settings),
         "n_input": index.num_rows,
         "input_fingerprint": archive.fingerprint(index),
