@@ -5,7 +5,7 @@ Legend: N example, C label.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,12 @@ import yaml
 from rayecg.core.errors import DataError
 from rayecg.core.files import MANIFEST, read_json, read_table
 from rayecg.core.predictions import label_fields
-from rayecg.metrics.classification import evaluate
+from rayecg.core.shard_format import RECORDS
+from rayecg.metrics.classification import evaluate_decisions, evaluate_scores
 from rayecg.report.text import SYNTHETIC_LABEL
 
 #: More labels than these are too many for one plot.
 MOST_DRAWN = 12
-#: Metrics that rest on decisions, and so leave out the examples where a run abstained.
-BY_DECISION = ("macro_f1", "accuracy", "f1_", "sensitivity_", "ppv_")
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class Outputs:
     n_examples, n_missing
         Examples of the split, and those without a probability (their record was quarantined, or
         the prediction tables do not hold them).
+    rows_N
+        Which rows of `Benchmark.examples` they are.
     """
 
     labels: tuple[str, ...]
@@ -53,6 +54,16 @@ class Outputs:
     patients_N: np.ndarray
     n_examples: int
     n_missing: int
+    rows_N: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def part(self, own_N: np.ndarray) -> Outputs:
+        """Give the outputs for some of the examples with a probability; `own_N` says which."""
+        axes = {
+            name: getattr(self, name)[own_N]
+            for name in ("targets_NC", "probabilities_NC", "calibrated_NC", "decisions_NC")
+        }
+        each = {"patients_N": self.patients_N[own_N], "rows_N": self.rows_N[own_N]}
+        return replace(self, **axes, **each, n_examples=int(own_N.sum()), n_missing=0)
 
     @property
     def decided(self) -> np.ndarray:
@@ -61,18 +72,11 @@ class Outputs:
 
     def metrics(self) -> dict[str, float]:
         """Evaluate: probabilities on all scored examples, decisions where there are any."""
-        decided_N = self.decided
-        filled_NC = np.where(decided_N[:, None], self.decisions_NC, 0)
-        found = evaluate(self.targets_NC, self.probabilities_NC, filled_NC, self.labels)
-        if not decided_N.all():
-            rest = evaluate(
-                self.targets_NC[decided_N],
-                self.probabilities_NC[decided_N],
-                filled_NC[decided_N],
-                self.labels,
-            )
-            found.update({k: v for k, v in rest.items() if k.startswith(BY_DECISION)})
-        return found
+        own_N = self.decided
+        return {
+            **evaluate_scores(self.targets_NC, self.probabilities_NC, self.labels),
+            **evaluate_decisions(self.targets_NC[own_N], self.decisions_NC[own_N], self.labels),
+        }
 
 
 class Benchmark:
@@ -154,6 +158,17 @@ class Benchmark:
     def quarantine(self) -> pd.DataFrame:
         """The records that could not be read."""
         return read_table(self.work / "shards" / "quarantine.parquet").to_pandas()
+
+    @cached_property
+    def records(self) -> pd.DataFrame | None:
+        """A row for each record of the shards, without samples and beats; None if it is not there."""
+        file = self.work / "shards" / RECORDS
+        if not file.exists():
+            return None
+        table = read_table(file)
+        kept = [name for name in table.column_names if not name.startswith("beat_")]
+        records: pd.DataFrame = table.select(kept).to_pandas()
+        return records
 
     @cached_property
     def examples(self) -> pd.DataFrame:
@@ -293,4 +308,5 @@ class Benchmark:
             patients_N=self.patients(rows)[scored_N],
             n_examples=len(rows),
             n_missing=int((~scored_N).sum()),
+            rows_N=examples.index.to_numpy()[scored_N],
         )

@@ -11,11 +11,15 @@ import pandas as pd
 from rayecg.core.catalogue import look_up
 from rayecg.core.files import replacing, write_table, write_text
 from rayecg.report import layout
+from rayecg.report.comparison import comparison_csv
 from rayecg.report.layout import Table
 from rayecg.report.page import audit_counts, render_page, terminal_text
+from rayecg.report.patients import worst_patients_csv
+from rayecg.report.published import publish_intervals
 from rayecg.report.results import Results
 from rayecg.report.runs import run_table
 from rayecg.report.style import Plot, png, stamp
+from rayecg.report.subgroups import subgroups_csv
 from rayecg.report.text import (
     NOTHING_NOTE,
     SPREAD_NOTE,
@@ -30,13 +34,23 @@ PLOTS = {
     "per_class": "rayecg.report.plots:per_class",
     "curves_of_chosen": "rayecg.report.plots:curves_of_chosen",
     "confusion": "rayecg.report.plots:confusion",
-    "reliability": "rayecg.report.plots:reliability",
+    "comparison": "rayecg.report.comparison:comparison_plot",
+    "reliability": "rayecg.report.calibration_plots:reliability_plot",
+    "decision_curves": "rayecg.report.calibration_plots:decision_plot",
+    "subgroups": "rayecg.report.subgroups:forest",
     "training_curves": "rayecg.report.training_plots:training_curves",
     "waveforms": "rayecg.report.waveforms:waveforms",
 }
 #: Tables beside those of `layout`, in the order of the page: `name -> "module:function"`, each from
 #: results to tables that name their section: `comparison`, `calibration`, `subgroups` or `classes`.
-TABLES: dict[str, str] = {}
+TABLES: dict[str, str] = {
+    "classes": "rayecg.report.class_tables:class_tables",
+    "beats": "rayecg.report.beat_tables:beat_tables",
+    "comparison": "rayecg.report.comparison:comparison_table",
+    "calibration": "rayecg.report.calibration:calibration_tables",
+    "subgroups": "rayecg.report.subgroups:subgroup_tables",
+    "worst_patients": "rayecg.report.patients:worst_patients_table",
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ class ReportResult:
     page: Path
 
 
-def report(source: Path, out: Path) -> ReportResult:
+def report(source: Path, out: Path, results: Results | None = None) -> ReportResult:
     """Write a benchmark's report.
 
     Parameters
@@ -56,8 +70,12 @@ def report(source: Path, out: Path) -> ReportResult:
         The benchmark's output folder: `experiment.yaml` and `work/`.
     out
         Holds the audit's `findings.json`, and gets `runs.parquet`, `summary.csv`, `per_class.csv`,
-        `summary.md`, `plots/*.png` and, last, `index.html`. It can be `source` itself. The same
-        files give the same bytes.
+        `comparison.csv`, `subgroups.csv` and `worst_patients.csv` where something was chosen (the
+        first, where there is something to compare it with), `summary.md`,
+        `plots/*.png` and, last, `index.html`. It can be `source` itself. The same files give the
+        same bytes.
+    results
+        What `publish_intervals` has written the intervals of, which are then not computed again.
 
     Raises
     ------
@@ -65,12 +83,21 @@ def report(source: Path, out: Path) -> ReportResult:
         If what every report needs is missing: the task, the examples, the shards' manifest.
     """
     out = Path(out)
-    results = Results(Path(source), out / "findings.json")
+    if results is None:
+        results = Results(Path(source), out / "findings.json")
+        publish_intervals(results, out)
     plots = _draw(results)
     more = _lay_out(results)
     write_table(out / "runs.parquet", run_table(results.runs, results.benchmark.labels))
     _write_csv(out / "summary.csv", results.summary)
     _write_csv(out / "per_class.csv", results.per_class)
+    for name, table in (
+        ("comparison", comparison_csv(results)),
+        ("subgroups", subgroups_csv(results)),
+        ("worst_patients", worst_patients_csv(results)),
+    ):
+        if table is not None:
+            _write_csv(out / f"{name}.csv", table)
     write_text(out / "summary.md", markdown(results, more))
     for name, (_, data) in plots.items():
         with replacing(out / "plots" / f"{name}.png") as beside:
