@@ -370,7 +370,7 @@ def test_plots_are_drawn(
     recordings: tuple[Path, ReportResult], beats: tuple[Path, ReportResult]
 ) -> None:
     common = {"primary_metric", "per_class_auroc", "roc", "precision_recall", "reliability"}
-    common |= {"decision_curves"}
+    common |= {"decision_curves", "comparison"}
     common |= {"training_loss", "validation_loss", "training_validation"}
     expected = {
         recordings[0]: common | {f"example_{label}" for label in LABELS},
