@@ -392,12 +392,15 @@ def compare(benchmarks: Sequence[str | Path], out: str | Path) -> tuple[str, tup
 
 
 def audit(
-    predictions: str | Path, out: str | Path, shards: str | Path | None = None
+    predictions: str | Path,
+    out: str | Path,
+    shards: str | Path | None = None,
+    aliases: Sequence[Sequence[str]] = (),
 ) -> BenchmarkResult:
     """Audit somebody else's predictions; see `rayecg.core.prediction_table` for what a table holds.
 
     `out` gets `findings.json`, `figures.csv` and `index.html`; `shards` is a `make_shards` output of the
-    same archive. Raises as `read_prediction_table` and `rayecg.audit.others.audit_table` do.
+    same archive, `aliases` are groups of patient ids that are one person. Raises as `read_prediction_table` and `rayecg.audit.others.audit_table` do.
     """
     from rayecg.audit.others import audit_table
     from rayecg.core.prediction_table import read_prediction_table
@@ -406,7 +409,7 @@ def audit(
     table = read_prediction_table(predictions)
     place = None if shards is None else Path(shards)
     with only_job_on(Path(out)):
-        findings = audit_table(table, place, Path(out))
+        findings = audit_table(table, place, Path(out), aliases)
         against = "" if place is None else f"the shards in {place.resolve().name}"
         written = write_audit(table, against, Path(out))
     violated = tuple(f.rule_id for f in findings if f.verdict == "violated")

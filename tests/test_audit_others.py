@@ -404,3 +404,31 @@ def test_errors_are_the_house_s_own(tmp_path: Path) -> None:
     (tmp_path / "predictions.csv").write_text(json.dumps({"a": 1}))
     with pytest.raises(RayecgError):
         read_prediction_table(tmp_path / "predictions.csv")
+
+
+def test_stated_aliases_are_one_person(rows: pd.DataFrame, tmp_path: Path) -> None:
+    sides = rows.groupby("split")["patient_id"].first()
+    table = read_prediction_table(as_csv(rows, tmp_path))
+    group = (sides["train"], sides["test"])
+    for aliases, verdict in ([], "not checked"), ([group], "violated"), ([("a", "b")], "passed"):
+        found = audit_table(table, None, tmp_path, aliases)
+        assert [f.verdict for f in found if f.rule_id == "patient-alias"] == [verdict]
+
+
+def test_an_archive_that_is_known_by_its_ids_brings_its_aliases(tmp_path: Path) -> None:
+    ids = ["100", "103", "105", "106", "201", "202", "203", "205", "207", "208"]
+    rows = prediction_rows(10).assign(record_id=ids, patient_id=ids)
+    rows["split"] = ["test" if one in ("100", "103", "105", "202") else "train" for one in ids]
+    assert verdicts(as_csv(rows, tmp_path), tmp_path)["patient-alias"] == ["violated"]
+    rows.loc[rows["record_id"] == "202", "split"] = "train"
+    assert verdicts(as_csv(rows, tmp_path), tmp_path)["patient-alias"] == ["passed"]
+
+
+def test_a_site_that_gives_labels_away_is_seen_in_a_table(tmp_path: Path) -> None:
+    rows = prediction_rows(400)
+    rng = np.random.default_rng(0)
+    rows["site"] = rng.choice(["a", "b"], len(rows))
+    assert verdicts(as_csv(rows, tmp_path), tmp_path)["metadata-shortcut"] == ["passed"]
+    told = rng.random(len(rows)) < 0.95
+    rows["site"] = np.where(told, np.where(rows["target_MI"] == 1, "a", "b"), rows["site"])
+    assert set(verdicts(as_csv(rows, tmp_path), tmp_path)["metadata-shortcut"]) == {"violated"}

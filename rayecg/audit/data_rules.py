@@ -13,7 +13,6 @@ from rayecg.audit.metadata import (
     DEVICE_LIKE,
     PHYSIOLOGY,
     LabelProbe,
-    acquisition,
     determines,
     probe_labels,
     varying,
@@ -135,15 +134,14 @@ def archive_version(evidence: Evidence) -> Iterator[Outcome]:
     catches="a label's AUROC from metadata alone (site, device, rate, leads, length, gain, baseline, sample "
     "type, reading flags) is above 0.75 on an evaluated side, with 95 % certainty over patients and for all "
     "labels together",
-    needs="the examples and the shards",
+    needs="the examples and the shards; a table's `site`, `device`, and its training rows",
 )
 def metadata_shortcut(evidence: Evidence) -> Iterator[Outcome]:
     """Rank the labels by metadata alone."""
-    examples, records = evidence.examples, evidence.records
-    if examples is None or records is None or evidence.copies is None:
+    examples, metadata = evidence.examples, evidence.acquisition
+    if examples is None or metadata is None:
         yield not_checked(NO_EXAMPLES if examples is None else NO_SHARDS)
         return
-    metadata = acquisition(evidence.shards_folder)
     used = metadata[metadata["record_id"].isin(examples["record_id"])]
     if not examples["split"].eq("train").any():
         yield not_checked("there are no training examples to fit metadata to")

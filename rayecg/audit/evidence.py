@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 
 from rayecg.audit.copies import CopySearch
+from rayecg.audit.metadata import acquisition
 from rayecg.audit.neighbours import Vectors, read_vectors
 from rayecg.core.errors import DataError
 from rayecg.core.files import MANIFEST, read_json, read_table
@@ -118,6 +119,12 @@ class Evidence:
             return None
         used = self.every_example["split"].isin(SPLITS)
         return CopySearch(self.shards_folder, set(self.every_example.loc[used, "record_id"]))
+
+    @cached_property
+    def acquisition(self) -> pd.DataFrame | None:
+        """How and where each record was made: ids, and columns of `rayecg.audit.metadata`."""
+        held = any((self.shards_folder / "records").glob("*.parquet"))
+        return acquisition(self.shards_folder) if held else None
 
     @cached_property
     def vectors(self) -> Vectors | None:

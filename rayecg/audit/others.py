@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,29 @@ import pandas as pd
 
 from rayecg.audit.evidence import Evidence, UnstatedError
 from rayecg.audit.findings import Finding
+from rayecg.audit.metadata import DEVICE_LIKE, PHYSIOLOGY
 from rayecg.audit.run import findings_of, write_findings
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import TaskSettings
 from rayecg.core.files import MANIFEST
 from rayecg.core.prediction_table import SPLIT_WORDS, PredictionTable
 from rayecg.core.shard_format import INDEX_NAMES
-from rayecg.tasks.task import SPLITS, load_task, task_names
+from rayecg.tasks.task import SPLITS, Task, load_task, task_names
 
 #: What a table may say of a record, beside its patient.
 _OF_RECORD = ("strat_fold", "age", "sex", "site", "device", "waveform_sha256")
+#: Share of a table's ids that must be an archive's to take it for that archive.
+MOSTLY = 0.9
 #: Words of a `_source` column that say that nothing was chosen on data.
 FIXED = ("fixed", "none", "default", "argmax")
 
 
-def audit_table(table: PredictionTable, shards: Path | None, out: Path) -> list[Finding]:
+def audit_table(
+    table: PredictionTable,
+    shards: Path | None,
+    out: Path,
+    aliases: Sequence[Sequence[str]] = (),
+) -> list[Finding]:
     """Check somebody else's predictions against the rules.
 
     Parameters
@@ -36,6 +45,8 @@ def audit_table(table: PredictionTable, shards: Path | None, out: Path) -> list[
         A `make_shards` output of the same archive: it knows patients, waveforms and official folds.
     out
         Gets `findings.json`.
+    aliases
+        Groups of patient ids that are one person each, beside those that the tasks state of the archive.
 
     Returns
     -------
@@ -49,7 +60,7 @@ def audit_table(table: PredictionTable, shards: Path | None, out: Path) -> list[
     DataError
         If it holds none of the table's records.
     """
-    evidence = TableEvidence(table, shards)
+    evidence = TableEvidence(table, shards, aliases=aliases)
     evidence.check_shards()
     findings = findings_of(evidence)
     write_findings(findings, out)
@@ -67,16 +78,23 @@ class TableEvidence(Evidence):
         A `make_shards` output, if there is one.
     fold
         Which of `assignments` it is the evidence of; None for all there is.
+    aliases
+        As for `audit_table`.
     """
 
     silence = "do not say it in the table"
 
     def __init__(
-        self, table: PredictionTable, shards: Path | None = None, fold: int | None = None
+        self,
+        table: PredictionTable,
+        shards: Path | None = None,
+        fold: int | None = None,
+        aliases: Sequence[Sequence[str]] = (),
     ) -> None:
         # No stage wrote anything: below the name of a table no rule finds a file.
         super().__init__(Path(table.name), fold, Path(table.name))
         self.table, self.shards_given = table, shards
+        self.aliases_given = [tuple(group) for group in aliases]
         self.shards_folder = self.work / "shards" if shards is None else Path(shards).resolve()
 
     @cached_property
@@ -90,7 +108,7 @@ class TableEvidence(Evidence):
             return [self]
         found: list[Evidence] = []
         for fold in range(len(every)):
-            one = TableEvidence(self.table, self.shards_given, fold)
+            one = TableEvidence(self.table, self.shards_given, fold, self.aliases_given)
             for name in ("shards", "records", "assignments"):
                 one.__dict__[name] = getattr(self, name)
             found.append(one)
@@ -176,13 +194,39 @@ class TableEvidence(Evidence):
 
     @cached_property
     def task(self) -> dict[str, Any] | None:
-        """What is known of the task: its labels, and who the archive's aliases are."""
-        if self.shards is None:
-            return None
-        kind = (self.shards.get("archive") or {}).get("kind")
+        """What is known of the task: its labels, and who is known under several ids.
+
+        Shards say which archive it is; without them, a table whose records or patients are mostly those
+        that a task's split names.
+        """
         tasks = [load_task(TaskSettings(name)) for name in task_names()]
-        aliases = {group for task in tasks if kind in task.archives for group in task.aliases}
+        if self.shards is not None:
+            kind = (self.shards.get("archive") or {}).get("kind")
+            own = [task for task in tasks if kind in task.archives]
+        else:
+            own = [task for task in tasks if task.aliases and self._mostly_of(task)]
+            if not own and not self.aliases_given:
+                return None
+        aliases = {group for task in own for group in task.aliases} | set(self.aliases_given)
         return {"labels": list(self.table.labels), "aliases": sorted(aliases)}
+
+    def _mostly_of(self, task: Task) -> bool:
+        """Say whether nine in ten of the records, or of the patients, are in a task's split."""
+        split = task.split
+        named = {str(one) for side in (split.train, split.validation, split.test) for one in side}
+        ids = [set(self.table.rows[name].dropna()) for name in ("record_id", "patient_id")]
+        return any(len(own & named) >= MOSTLY * len(own) > 0 for own in ids)
+
+    @cached_property
+    def acquisition(self) -> pd.DataFrame | None:
+        """How and where each record was made, as the shards or else the table say."""
+        if self.shards_given is not None:
+            return super().acquisition
+        rows = self.table.rows
+        said = [name for name in (*DEVICE_LIKE, *PHYSIOLOGY) if name in rows]
+        if not set(said) & set(DEVICE_LIKE):
+            return None
+        return rows[["record_id", "patient_id", *said]].drop_duplicates("record_id")
 
     @cached_property
     def cards(self) -> dict[str, dict[str, Any] | None]:

@@ -115,7 +115,7 @@ def patient_overlap(evidence: Evidence) -> Iterator[Outcome]:
     source="MIT-BIH Arrhythmia Database Directory, note on records 201 and 202 (one man), which the "
     "customary DS1 / DS2 split puts on two sides",
     catches="two ids known to be one person are on two sides",
-    needs="the task's `aliases` (of the archive, where shards are given for a table)",
+    needs="the task's `aliases`; for a table `--alias`, or an archive that is known by shards or ids",
 )
 def patient_alias(evidence: Evidence) -> Iterator[Outcome]:
     """Look for ids that the task states to be one person on two sides."""
