@@ -277,6 +277,20 @@ def test_trackers_get_the_curves(work, task, tmp_path):
     assert seen == [("loss", 0, 0.5), ("loss", 1, 0.25)]
 
 
+def test_mlflow_goes_on_in_the_run_that_was_begun(task, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    for epoch in range(2):
+        with trackers(("mlflow",), run_of(task, "simple_cnn1d", INPUT), tmp_path) as (track,):
+            track({"epoch": epoch, "loss": 0.5})
+    (file,) = tmp_path.glob("mlruns/*/*/metrics/loss")
+    assert [line.split()[1:] for line in file.read_text().splitlines()] == [
+        ["0.5", "0"],
+        ["0.5", "1"],
+    ]
+
+
 def test_trackers_that_are_not_installed_are_refused(monkeypatch):
     monkeypatch.setitem(PACKAGES, "mlflow", "no_such_package")
     with pytest.raises(SettingsError, match=r"train\.trackers: mlflow needs .* no_such_package"):
