@@ -337,6 +337,7 @@ def folds_out(ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_every_patient_is_tested_in_one_fold_and_in_no_other(folds_out: Path) -> None:
     examples = read_table(folds_out / "work" / "examples.parquet").to_pandas()
     runs = pd.read_parquet(folds_out / "runs.parquet").set_index("run")
@@ -355,6 +356,7 @@ def test_every_patient_is_tested_in_one_fold_and_in_no_other(folds_out: Path) ->
         assert set(table["record_id"].to_pylist()) == set(validated)
 
 
+@pytest.mark.slow
 def test_of_folds_an_architecture_is_chosen_with_all_its_runs(folds_out: Path) -> None:
     runs = pd.read_parquet(folds_out / "runs.parquet")
     means = runs.groupby("architecture")["validation_macro_auroc"].mean()
@@ -363,6 +365,7 @@ def test_of_folds_an_architecture_is_chosen_with_all_its_runs(folds_out: Path) -
     assert (runs.groupby("architecture")["epochs"].first() == 1).all()
 
 
+@pytest.mark.slow
 def test_the_audit_looks_at_every_fold(folds_out: Path) -> None:
     findings = {f["rule_id"]: f for f in read_json(folds_out / "findings.json", list)}
     for rule_id in ("patient-overlap", "record-astride", "selection-on-test"):
@@ -375,6 +378,7 @@ def test_the_audit_looks_at_every_fold(folds_out: Path) -> None:
     assert runs["verdict"].str.contains("folds-official").all()
 
 
+@pytest.mark.slow
 def test_fitted_trees_are_a_checkpoint_like_any_other(folds_out: Path) -> None:
     folder = folds_out / "work" / "train" / "feature_boosting-fold0-seed0" / "checkpoint"
     scores = folds_out / "work" / "score" / "feature_boosting-fold0-seed0" / "predictions"

@@ -172,6 +172,7 @@ def test_a_finished_search_is_not_run_again(
     assert ((searched / "best.yaml").read_bytes(), (searched / "trials.png").read_bytes()) == before
 
 
+@pytest.mark.slow
 def test_the_best_settings_train_as_they_are(searched: Path, ray: None, tmp_path: Path) -> None:
     manifest = manifest_of(searched)
     best = load_settings(Experiment, searched / "best.yaml")

@@ -221,8 +221,9 @@ class _Drawn:
         return self._of_label.get(metric.partition("_")[2], self._of_all)
 
     def ends(self, metric: str, point: float, values_R: np.ndarray) -> tuple[float, float]:
-        """Give the ends of an interval."""
-        return ends("student", point, values_R, self.units(metric))[:2]
+        """Give the ends of an interval; none where no resample differs, as that tells nothing."""
+        low, high, _ = ends("student", point, values_R, self.units(metric))
+        return (low, high) if high > low else _NOWHERE
 
     def difference(
         self, point: float, folds: Mapping[object, _Mean], others: Mapping[object, _Mean]
