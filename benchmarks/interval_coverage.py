@@ -1,6 +1,6 @@
 """What 95 % intervals contain: simulated studies of patients whose truth is known.
 
-    python benchmarks/coverage.py [--json] [--studies 1000] [--icc 0.5] [--out reports/coverage]
+    python benchmarks/interval_coverage.py [--json] [--studies 1000] [--icc 0.5] [--out reports/coverage]
 
 A study has 300, 50 or 22 patients. How many records each has is drawn between 1 and 30, its logarithm
 evenly: half of the patients have fewer than six, and 50 patients vary as much as 26 of equal size. Five
@@ -322,7 +322,10 @@ def main() -> None:
     }
     if arguments.out:
         write(
-            arguments.out, told, table, " ".join(["python benchmarks/coverage.py", *sys.argv[1:]])
+            arguments.out,
+            told,
+            table,
+            " ".join(["python benchmarks/interval_coverage.py", *sys.argv[1:]]),
         )
     if arguments.json:
         json.dump(told, sys.stdout, indent=2)
