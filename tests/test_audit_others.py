@@ -371,6 +371,7 @@ def job(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_job_exits_as_it_says(rows: pd.DataFrame, tmp_path: Path) -> None:
     as_csv(rows, tmp_path)
     clean = job("--predictions", "predictions.csv", "--out", "a", "--strict", cwd=tmp_path)

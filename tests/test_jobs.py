@@ -69,6 +69,7 @@ def test_wrong_usage_is_one_line_and_exits_2(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_archive_with_no_readable_record_is_one_line_and_exit_1(tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     archive.mkdir()
@@ -84,6 +85,7 @@ def test_an_archive_with_no_readable_record_is_one_line_and_exit_1(tmp_path: Pat
     assert not (out / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_truncated_record_is_a_row_of_the_quarantine(tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     archive.mkdir()

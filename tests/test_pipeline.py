@@ -177,6 +177,7 @@ def test_broken_limits_give_a_probability_but_no_decision(benchmark_out: Path) -
     assert np.isnan(strange.probability).all()
 
 
+@pytest.mark.slow
 def test_a_second_start_repeats_nothing_that_is_complete(benchmark_out: Path) -> None:
     work = benchmark_out / "work"
     watched = [
@@ -207,6 +208,7 @@ def test_report_is_made_again_from_the_files_alone(benchmark_out: Path, tmp_path
         pipeline.report(tmp_path, tmp_path / "no")
 
 
+@pytest.mark.slow
 def test_a_violated_rule_taints_the_table_and_strict_exits_3(
     benchmark_out: Path, tmp_path: Path
 ) -> None:
@@ -251,6 +253,7 @@ def test_only_the_bundle_holds_safetensors(benchmark_out: Path) -> None:
     assert not list(benchmark_out.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_weights(ray: None, benchmark_out: Path, tmp_path: Path) -> None:
     experiment = small(architectures=(ArchitectureSettings("simple_cnn1d"),), seeds=(0,))
     archive = next((benchmark_out / "work" / "archive").iterdir())

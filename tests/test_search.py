@@ -226,6 +226,7 @@ def test_a_trial_that_is_started_again_trains_only_what_is_left(
     assert [step["epoch"] for step in found["steps"]] == [1, 2]
 
 
+@pytest.mark.slow
 def test_trials_that_fail_are_rows_and_a_search_without_result_says_why(
     ray: None, searched: Path, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_quiet_and_gone_afterwards(told):
     assert not os.path.exists(told["folder"])
 
 
+@pytest.mark.slow
 def test_starts_again_after_a_kill(tmp_path):
     """At once, with the killed one's Ray still dying, and where HOME cannot be written."""
     home = tmp_path / "home"
