@@ -1,10 +1,8 @@
-"""The only module that composes stages: one function per job."""
+"""One function per job, but for scoring."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,42 +11,30 @@ from typing import Any
 import torch
 import yaml
 
-from rayecg.archives.catalogue import ARCHIVES, open_archive
-from rayecg.archives.provide import ensure_archive, synthetic_settings
-from rayecg.archives.wfdb_reader import Checks
+from rayecg.archives.catalogue import open_archive
+from rayecg.archives.provide import ensure_archive
 from rayecg.audit.ledger import note_looks
 from rayecg.core.catalogue import look_up
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import (
-    ArchitectureSettings,
     ArchiveSettings,
     Experiment,
-    ScoreSettings,
     ShardSettings,
 )
 from rayecg.core.files import (
-    fingerprint,
     only_job_on,
     read_json,
-    read_table,
     write_json,
-    write_table,
     write_text,
 )
 from rayecg.core.folders import Folders
 from rayecg.core.progress import Progress
 from rayecg.core.session import RaySettings, ray_session
 from rayecg.core.settings import to_tree
-from rayecg.core.shard_format import RECORDS
 from rayecg.core.storage import shown_path
-from rayecg.core.train_settings import TrainSettings
-from rayecg.core.versions import code_fingerprint
-from rayecg.models.catalogue import ARCHITECTURES, ModelInputs, build_model, input_of
-from rayecg.tasks.split import splits_of
-from rayecg.tasks.task import Task, example_table, load_task
-
-#: Rooms whose code decides what a run's weights are.
-TRAINING_ROOMS = ("core", "metrics", "models", "signal", "tasks", "train")
+from rayecg.models.catalogue import ARCHITECTURES
+from rayecg.pipeline.planning import check_experiment, plan_runs, prepare
+from rayecg.tasks.task import load_task
 
 
 @dataclass(frozen=True)
@@ -72,105 +58,6 @@ def make_shards(
     opened = open_archive(ensure_archive(archive, None))
     with only_job_on(Path(out)), ray_session(ray):
         return build(opened, settings, out)
-
-
-def prepare(experiment: Experiment, folders: Folders) -> tuple[Task, str]:
-    """Have shards and examples; gives the task and the key of the shards."""
-    from rayecg.shards.build import make_shards as build
-
-    archive = open_archive(ensure_archive(experiment.archive, folders.archive))
-    task = load_task(experiment.task, experiment.archive.kind)
-    manifest = build(archive, experiment.shards, folders.shards)
-    splits = splits_of(task, experiment.split)
-    write_json(folders.work / "task.json", to_tree(dataclasses.replace(task, split=splits[0])))
-    examples = example_table(task, read_table(folders.shards / RECORDS), splits)
-    write_table(folders.examples, examples)
-    return task, manifest["key"]
-
-
-def check_experiment(experiment: Experiment) -> None:
-    """Find what is wrong with an experiment before anything is run.
-
-    Raises
-    ------
-    SettingsError
-        For an unknown task, architecture, hyperparameter or archive kind, an input that an
-        architecture cannot read, or a loss or a rule of decisions that does not fit the task.
-    """
-    from rayecg.metrics.operating_point import check_operating_point
-    from rayecg.signal.features import BEATWISE
-    from rayecg.train.losses import check_loss
-    from rayecg.train.trackers import check_trackers
-
-    task = load_task(experiment.task, experiment.archive.kind)
-    splits_of(task, experiment.split)
-    look_up(ARCHIVES, experiment.archive.kind, "archive kind")
-    if experiment.archive.kind == "synthetic":
-        synthetic_settings(experiment.archive)
-    else:
-        open_archive(experiment.archive)
-    for architecture in experiment.architectures:
-        settings = input_of(architecture, experiment.input)
-        training = _training_of(architecture, experiment)
-        check_loss(task.kind, training.loss)
-        check_operating_point(task.kind, training.operating_point)
-        check_trackers(training.trackers)
-        asked = set(BEATWISE) & set(settings.features)
-        if asked and task.unit != "beat":
-            raise SettingsError(
-                f"input.features: {', '.join(sorted(asked))}: expected a task of beats, "
-                f"{task.name} is one of recordings"
-            )
-        inputs = ModelInputs.of(settings)
-        with torch.device("meta"):
-            build_model(architecture.name, inputs, len(task.labels), architecture.hyperparameters)
-
-
-def _training_of(architecture: ArchitectureSettings, experiment: Experiment) -> TrainSettings:
-    origin = f"architectures: {architecture.title}"
-    return architecture.train.applied_to(experiment.train, origin, "train")
-
-
-def plan_runs(experiment: Experiment, task: Task, shards_key: str, synthetic: bool) -> list[Any]:
-    """List the runs: all architectures with the first seed on the first fold, then the next fold."""
-    from rayecg.train.run import Run
-
-    runs = []
-    code = code_fingerprint(*TRAINING_ROOMS)
-    everyone = itertools.product(
-        experiment.seeds, splits_of(task, experiment.split), experiment.architectures
-    )
-    for seed, split, architecture in everyone:
-        own = dataclasses.replace(task, split=split)
-        settings = input_of(architecture, experiment.input)
-        training = _training_of(architecture, experiment)
-        decisive = to_tree(training)
-        for name in ("failure", "trackers"):  # these do not change what a run is
-            del decisive[name]
-        decides = [
-            to_tree(architecture),
-            seed,
-            to_tree(own),
-            to_tree(settings),
-            decisive,
-            shards_key,
-            code,
-        ]
-        fold = "" if split.fold is None else f"-fold{split.fold}"
-        runs.append(
-            Run(
-                name=f"{architecture.title}{fold}-seed{seed}",
-                key=fingerprint(decides),
-                architecture=architecture,
-                seed=seed,
-                task=own,
-                input=settings,
-                settings=training,
-                shards_key=shards_key,
-                synthetic=synthetic,
-            )
-        )
-    return runs
 
 
 def _train(experiment: Experiment, folders: Folders) -> tuple[list[Any], Any, list[dict[str, Any]]]:
@@ -245,38 +132,6 @@ def measure_architectures(out: str | Path, names: Sequence[str] | None = None) -
             progress.update(i + 1, name)
         progress.done()
         return write_architectures(rows, BASE, torch.get_num_threads(), Path(out))
-
-
-def score(
-    checkpoint: str | Path,
-    archive: ArchiveSettings,
-    out: str | Path,
-    settings: ScoreSettings | None = None,
-    ray: RaySettings | None = None,
-    checks: Checks = "error",
-) -> dict[str, Any]:
-    """Score a raw archive with a checkpoint: one row per input record.
-
-    Returns
-    -------
-    dict
-        The manifest, with `n_input, n_ok, n_degraded, n_quarantined`.
-    """
-    from rayecg.models.checkpoint import read_card
-    from rayecg.score.run import score as run
-    from rayecg.score.sources import ArchiveSource
-
-    read_card(checkpoint)
-    source = ArchiveSource(open_archive(ensure_archive(archive, None)), checks=checks)
-    folder = Path(out).resolve()
-    with only_job_on(folder), ray_session(ray):
-        found = run(
-            {"checkpoint": Path(checkpoint).resolve()},
-            source,
-            {"checkpoint": folder},
-            settings or ScoreSettings(),
-        )
-    return found["checkpoint"]
 
 
 def benchmark(experiment: Experiment, out: str | Path) -> BenchmarkResult:
