@@ -1,8 +1,8 @@
-"""Score every record of an archive with a checkpoint: one row of answer for each."""
+"""Score every record of an archive, or of shards, with a checkpoint: one row of answer for each."""
 
 from __future__ import annotations
 
-from rayecg.core.experiment import ArchiveSettings
+from rayecg.core.experiment import ArchiveSettings, ScoreSettings
 from rayecg.core.job import DONE, Arguments, run_job
 from rayecg.core.settings import build
 
@@ -10,28 +10,71 @@ from rayecg.core.settings import build
 def main() -> int:
     """Run the job; see `--help`."""
     arguments = Arguments(__doc__ or "")
-    arguments.add_argument("--checkpoint", required=True, help="folder of a checkpoint")
-    arguments.add_argument(
-        "--archive", required=True, help="kind: cinc ludb mitbih ptbxl synthetic wfdb"
-    )
-    arguments.add_argument("--path", required=True, help="folder or URI of the archive")
-    arguments.add_argument("--out", required=True, help="output folder")
-    arguments.add_argument(
-        "--rate", type=int, help="which published rate to read (PTB-XL: 100, 500)"
-    )
-    arguments.add_argument(
+    add = arguments.add_argument
+    add("--checkpoint", required=True, help="folder of a checkpoint")
+    add("--fingerprint", help="what the checkpoint's fingerprint must begin with")
+    add("--archive", help="kind: cinc ludb mitbih ptbxl synthetic wfdb")
+    add("--path", help="folder or URI of the archive")
+    add("--shards", help="instead of an archive: folder that make_shards wrote")
+    add("--out", required=True, help="output folder or URI")
+    add("--rate", type=int, help="which published rate to read (PTB-XL: 100, 500)")
+    add(
         "--checks",
         choices=("error", "flag", "off"),
         default="error",
         help="what a wrong checksum or first sample does",
     )
+    add("--select", metavar="SQL", help='records of the index to score, as in "age >= 65"')
+    add("--limit", type=int, metavar="N", help="score the first N of them")
+    add("--dry-run", action="store_true", help="index, read a few records, estimate; write nothing")
+    add("--backend", default="eager", help="bf16 compile eager onnx onnx_int8")
+    add("--batch-size", type=int, default=64, help="windows that the network sees at a time")
+    add("--actors", type=int, help="as many as the CPUs allow, if not given")
+    add("--threads", type=float, default=1.0, help="CPUs of each actor")
+    add("--gpus", type=float, default=0.0, help="GPUs of each actor")
+    add("--probe", action="store_true", help="measure which batch size and threads are fastest")
+    add("--hash-ids", metavar="FILE", help="hash ids with the key in this file")
+    add("--partition", help="part the rows: status site device strat_fold sex")
+    add("--replace", action="store_true", help="replace scores that were made otherwise")
     given = arguments.parse_args()
-    tree = {"kind": given.archive, "path": given.path, "rate": given.rate}
-    archive = build(ArchiveSettings, tree, "arguments")
+    archive = None
+    if bool(given.archive) != bool(given.path) or bool(given.archive) == bool(given.shards):
+        arguments.error("expected --archive KIND with --path, or --shards DIR")
+    if given.archive:
+        tree = {"kind": given.archive, "path": given.path, "rate": given.rate}
+        archive = build(ArchiveSettings, tree, "arguments")
+    tree = {
+        "concurrency": given.actors,
+        "num_cpus": given.threads,
+        "num_gpus": given.gpus,
+        "batch_size": given.batch_size,
+        "backend": given.backend,
+        "partition": given.partition,
+    }
+    settings = build(ScoreSettings, tree, "arguments")
 
     from rayecg import pipeline
 
-    manifest = pipeline.score(given.checkpoint, archive, given.out, checks=given.checks)
+    chosen = {"shards": given.shards, "select": given.select, "limit": given.limit}
+    if given.dry_run:
+        print(
+            pipeline.estimate(
+                given.checkpoint, archive, settings, given.checks, given.fingerprint, **chosen
+            )
+        )
+        return DONE
+    manifest = pipeline.score(
+        given.checkpoint,
+        archive,
+        given.out,
+        settings,
+        checks=given.checks,
+        hash_ids=given.hash_ids,
+        fingerprint=given.fingerprint,
+        probe=given.probe,
+        replace=given.replace,
+        **chosen,
+    )
     counts = ("n_input", "n_ok", "n_degraded", "n_quarantined")
     print(" ".join(f"{name}={manifest[name]}" for name in counts))
     return DONE

@@ -1,4 +1,4 @@
-"""The files of a finished benchmark without its Ray and torch: small, invented, true to schema.
+"""The files of a finished benchmark without its Ray and training: small, invented, true to schema.
 
 Two kinds: `recordings` (PTB-XL's superclasses on twelve leads) and `beats` (MIT-BIH's AAMI classes).
 """
@@ -24,6 +24,7 @@ from rayecg.core.settings import to_tree
 from rayecg.core.shard_format import QUARANTINE_SCHEMA, SIGNAL, Layout, index_table, shard_batch
 from rayecg.core.units import unit_suffix
 from rayecg.metrics.classification import evaluate
+from rayecg.models.checkpoint import CARD, write_card
 from rayecg.report.published import publish_intervals
 from rayecg.report.results import Results
 from rayecg.tasks.permute import permuted_examples
@@ -214,9 +215,7 @@ def _write_run(
     lines = [f"{e},{0.7 - e / 10},0.001,{0.6 + e / 10},{0.65 - e / 20},1000" for e in range(3)]
     header = f"epoch,loss,learning_rate,validation_{task.primary_metric},validation_loss,"
     write_text(folder / "curves.csv", "\n".join([f"{header}examples_per_s", *lines]) + "\n")
-    write_json(
-        folder / "checkpoint" / "card.json", _card(task, point, architecture, seed, synthetic)
-    )
+    write_card(folder / "checkpoint", _card(task, point, architecture, seed, synthetic))
     probability_NC = probabilities(logit_NC[chosen], task.kind)
     found = evaluate(
         target_matrix(task, examples)[chosen], probability_NC, point.decide(probability_NC), labels
@@ -240,7 +239,7 @@ def _write_probes(work: Path, task: Task, synthetic: bool) -> None:
     _write_json_run(place, task, PERMUTED, "wide", 0)
     _, point = _outputs(task, examples, 0)
     card = {**_card(task, point, "wide", 0, synthetic), "weights_sha256": PERMUTED}
-    write_json(place / "train" / PERMUTED / "checkpoint" / "card.json", card)
+    write_card(place / "train" / PERMUTED / "checkpoint", card)
     chance_NC = np.zeros((examples.num_rows, len(task.labels)))  # all alike: an AUROC of 0.5
     columns = _arrays(task, chance_NC, point, np.ones(len(chance_NC), dtype=bool))
     keys = [examples[name].combine_chunks() for name in ("record_id", "offset")]
@@ -254,7 +253,6 @@ def _card(
     task: Task, point: OperatingPoint, architecture: str, seed: int, synthetic: bool
 ) -> dict[str, Any]:
     return {
-        "format_version": 1,
         "architecture": architecture,
         "n_parameters": 1234,
         "task": {
@@ -357,10 +355,13 @@ def add_ensembles(
 
 
 def edit_json(file: Path, edit: Callable[[Any], None]) -> None:
-    """Change a JSON file in place."""
+    """Change a JSON file in place; a checkpoint's card is signed anew."""
     tree = read_json(file, object)
     edit(tree)
-    write_text(file, json.dumps(tree))
+    if file.name == CARD:
+        write_card(file.parent, tree)
+    else:
+        write_text(file, json.dumps(tree))
 
 
 def edit_table(file: Path, edit: Callable[[pd.DataFrame], pd.DataFrame]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,23 @@ import torch
 import rayecg
 from rayecg.core.errors import DataError
 from rayecg.core.experiment import InputSettings
-from rayecg.core.files import file_sha256
+from rayecg.core.files import file_sha256, read_json, write_json
 from rayecg.core.settings import to_tree
 from rayecg.models.catalogue import ModelInputs, build_model
-from rayecg.models.checkpoint import CARD, WEIGHTS, load_checkpoint, read_card, save_checkpoint
+from rayecg.models.checkpoint import (
+    CARD,
+    ONNX,
+    ONNX_INT8,
+    PROGRAM,
+    WEIGHTS,
+    add_exports,
+    exported,
+    identity,
+    load_checkpoint,
+    read_card,
+    save_checkpoint,
+    write_card,
+)
 
 INPUT = InputSettings(fs=100, duration_s=2.0, leads=("I", "II"), normalisation="record")
 LABELS = {"A": ["a"], "B": ["b"], "C": ["c"]}
@@ -54,8 +68,8 @@ def bundle(tmp_path, model) -> Path:
 
 
 def change_card(bundle: Path, **changes) -> None:
-    card = json.loads((bundle / CARD).read_text())
-    (bundle / CARD).write_text(json.dumps(card | changes))
+    """Change a card and sign it anew, as a forger would."""
+    write_card(bundle, read_json(bundle / CARD) | changes)
 
 
 def test_a_bundle_comes_back_as_it_was(bundle, model):
@@ -64,7 +78,11 @@ def test_a_bundle_comes_back_as_it_was(bundle, model):
     assert not loaded.training
     for key, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value)
-    assert card == card_of(format_version=1, weights_sha256=file_sha256(bundle / WEIGHTS))
+    assert card == card_of(
+        format_version=2,
+        weights_sha256=file_sha256(bundle / WEIGHTS),
+        fingerprint=card["fingerprint"],
+    )
     assert read_card(bundle) == card
     x_BLT = torch.randn(4, 2, 200)
     with torch.inference_mode():
@@ -101,26 +119,121 @@ def test_tampered_weights_are_refused(bundle):
     content = bytearray((bundle / WEIGHTS).read_bytes())
     content[-1] ^= 1
     (bundle / WEIGHTS).write_bytes(content)
-    with pytest.raises(DataError, match=r"not the weights of its card \(expected SHA-256"):
+    with pytest.raises(
+        DataError, match=rf"{WEIGHTS}: tampered with or damaged: .* \(expected SHA-256"
+    ):
         load_checkpoint(bundle)
 
 
-@pytest.mark.parametrize("part", [WEIGHTS, CARD])
-def test_a_missing_part_is_named(bundle, part):
-    (bundle / part).unlink()
-    with pytest.raises(DataError, match=f"{part}: .*(found nothing|No such file)"):
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda card: card["operating_point"]["thresholds_C"].__setitem__(0, 0.1),
+        lambda card: card["input"]["leads"].reverse(),
+        lambda card: card.update(note="harmless"),
+        lambda card: card.pop("hyperparameters"),
+        lambda card: card.pop("fingerprint"),
+        lambda card: card.update(fingerprint="0" * 64),
+        lambda card: card.update(exports={ONNX: {"sha256": "0" * 64}}),
+    ],
+)
+def test_a_tampered_card_is_refused(bundle, edit):
+    card = read_json(bundle / CARD)
+    edit(card)
+    write_json(bundle / CARD, card)
+    with pytest.raises(DataError, match=rf"{CARD}: tampered with or damaged: its fingerprint"):
         load_checkpoint(bundle)
 
 
-def test_a_missing_bundle_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere.card\.json: cannot be read"):
-        rayecg.load(tmp_path / "nowhere")
+def test_a_card_written_otherwise_says_the_same(bundle):
+    """The fingerprint is of what the card says, whatever its spaces and the order of its keys."""
+    card = read_json(bundle / CARD)
+    (bundle / CARD).write_text(json.dumps(dict(sorted(card.items(), reverse=True))))
+    assert read_card(bundle) == card
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1"])
-def test_another_format_version_is_refused(bundle, version):
+def test_what_a_card_holds_comes_back_signed(tmp_path, model):
+    """Also what JSON has no type for: pairs, numbers as keys, values that are not finite."""
+    extra = {"pair": (1, 2), "by_number": {10: "a", 9: "b"}, "none": float("nan"), "é": "ü"}
+    saved = save_checkpoint(tmp_path / "bundle", model, card_of(extra=extra))
+    assert read_card(tmp_path / "bundle")["fingerprint"] == saved["fingerprint"]
+
+
+def test_a_bundle_can_be_pinned(bundle):
+    stated = read_card(bundle)["fingerprint"]
+    assert read_card(bundle, stated[:12])["fingerprint"] == stated
+    load_checkpoint(bundle, stated)
+    for wrong in ("0" * 12, stated + "0", ""):
+        with pytest.raises(DataError, match=f"expected fingerprint '{wrong}', came {stated[:12]}"):
+            load_checkpoint(bundle, wrong)
+    change_card(bundle, note="a forger's")
+    with pytest.raises(DataError, match="expected fingerprint"):
+        load_checkpoint(bundle, stated[:12])
+
+
+def test_exports_are_stated_and_change_nothing_else(bundle, tmp_path):
+    before = read_card(bundle)
+    made = tmp_path / "made"
+    made.mkdir()
+    for round_, names in enumerate([(ONNX, PROGRAM), (ONNX,)]):
+        for name in names:
+            (made / name).write_bytes(f"{name} {round_}".encode())
+        card = add_exports(bundle, made, {name: {"kind": name} for name in names})
+    assert card == read_card(bundle)
+    assert not list(made.iterdir())
+    assert set(card["exports"]) == {ONNX, PROGRAM}
+    for name, content in ((ONNX, f"{ONNX} 1"), (PROGRAM, f"{PROGRAM} 0")):
+        said = {"kind": name, "sha256": file_sha256(bundle / name), "size": len(content)}
+        assert card["exports"][name] == said
+        assert exported(bundle, card, name).read_text() == content
+    assert card["fingerprint"] != before["fingerprint"]
+    assert identity(card) == identity(before)
+    assert identity(card | {"operating_point": {}}) != identity(before)
+    load_checkpoint(bundle)
+    (bundle / ONNX).write_bytes(b"another")
+    with pytest.raises(DataError, match=f"{ONNX}: tampered with or damaged"):
+        exported(bundle, card, ONNX)
+    with pytest.raises(DataError, match=f"{ONNX_INT8}: not exported yet: run jobs/export.py"):
+        exported(bundle, card, ONNX_INT8)
+
+
+def test_exporting_that_is_cut_off_leaves_no_file_under_a_false_card(bundle, tmp_path, monkeypatch):
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / ONNX).write_bytes(b"first")
+    add_exports(bundle, made, {ONNX: {}})
+    (made / ONNX).write_bytes(b"second")
+    move = os.replace
+
+    def move_and_die(source: Path, target: Path) -> None:
+        move(source, target)
+        if Path(target).name == ONNX:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", move_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        add_exports(bundle, made, {ONNX: {}})
+    monkeypatch.undo()
+    assert (bundle / ONNX).read_bytes() == b"second"
+    load_checkpoint(bundle)
+    with pytest.raises(DataError, match="not exported yet"):
+        exported(bundle, read_card(bundle), ONNX)
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        (3, r"made by a newer rayecg \(format 3, this one reads 2\): update rayecg"),
+        (1, r"made by an older rayecg \(format 1, this one reads 2\): train it again"),
+        (0, "made by an older rayecg"),
+        (None, "expected a format_version, came None"),
+        ("2", "expected a format_version, came '2'"),
+        (True, "expected a format_version, came True"),
+    ],
+)
+def test_another_format_version_is_refused(bundle, version, expected):
     change_card(bundle, format_version=version)
-    with pytest.raises(DataError, match=f"expected a card of format 1, came {version}"):
+    with pytest.raises(DataError, match=expected):
         load_checkpoint(bundle)
 
 
@@ -144,7 +257,7 @@ def test_a_card_that_is_no_card_is_refused(bundle, content):
         ({"hyperparameters": None}, "cannot be loaded"),
         ({"input": {"fs": 100, "lead": ["I"]}}, "unknown key 'input.lead'"),
         ({"input": None}, "cannot be loaded"),
-        ({"weights_sha256": None}, "not the weights of its card"),
+        ({"weights_sha256": None}, "not the file of its card"),
     ],
 )
 def test_a_card_that_does_not_fit_is_refused_in_one_line(bundle, changes, expected):
@@ -156,10 +269,10 @@ def test_a_card_that_does_not_fit_is_refused_in_one_line(bundle, changes, expect
 
 def test_a_card_without_a_field_is_refused(bundle):
     for name in ("architecture", "hyperparameters", "input", "task"):
-        card = json.loads((bundle / CARD).read_text())
+        card = read_json(bundle / CARD)
         del card[name]
         (bundle.parent / "less").mkdir(exist_ok=True)
-        (bundle.parent / "less" / CARD).write_text(json.dumps(card))
+        write_card(bundle.parent / "less", card)
         (bundle.parent / "less" / WEIGHTS).write_bytes((bundle / WEIGHTS).read_bytes())
         with pytest.raises(DataError, match=f"card.json: expected a field '{name}'"):
             load_checkpoint(bundle.parent / "less")

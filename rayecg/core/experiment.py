@@ -232,17 +232,31 @@ class ArchitectureSettings:
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """Ray Data actors that score: how many, their CPUs and GPUs, and the fixed batch shape."""
+    """Ray actors that score: how many, what each has, and what decides a row's bits.
+
+    An actor has `num_cpus` and `num_gpus`, and as many threads as whole CPUs; `concurrency` None fills
+    the cluster with actors. `backend` runs the network (`rayecg.models.backends`), always on batches of
+    `batch_size` windows. `records_per_unit` None chooses by the archive's size; `partition` names a
+    column whose values become folders of the predictions.
+    """
 
     concurrency: int | None = None
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     batch_size: int = 64
+    backend: str = "eager"
+    records_per_unit: int | None = None
+    partition: Literal["status", "site", "device", "strat_fold", "sex"] | None = None
 
     def __post_init__(self) -> None:
-        positive(self, "concurrency", "num_cpus", "batch_size")
+        positive(self, "concurrency", "num_cpus", "batch_size", "records_per_unit")
         if self.num_gpus < 0:
             raise ValueError(f"num_gpus: expected 0 or more, came {self.num_gpus}")
+
+    @property
+    def threads(self) -> int:
+        """Of one actor."""
+        return max(int(self.num_cpus), 1)
 
 
 @dataclass(frozen=True)

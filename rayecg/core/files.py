@@ -44,9 +44,14 @@ def write_text(path: str | Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
+def as_json(value: Any) -> str:
+    """Give the text of a JSON file, keys in the order given."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a JSON file atomically, keys in the order given."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write a JSON file atomically."""
+    write_text(path, as_json(value))
 
 
 def read_json(path: str | Path, kind: type = dict) -> Any:

@@ -16,7 +16,7 @@ OUTPUTS = ("logit", "probability", "calibrated", "decision")
 
 RECORD_COLUMNS = [
     pa.field("record_id", pa.string(), nullable=False),
-    pa.field("path", pa.string(), nullable=False),
+    pa.field("path", pa.string()),  # null where ids are hashed
     pa.field("patient_id", pa.string()),
     pa.field("status", pa.string(), nullable=False),
     pa.field("error_code", pa.string()),
@@ -28,6 +28,9 @@ RECORD_COLUMNS = [
     pa.field("fs", pa.float64()),
     pa.field("n_times", pa.int64()),
     pa.field("n_windows", pa.int32(), nullable=False),
+    # Of one value each in a file, which Parquet stores once.
+    pa.field("checkpoint", pa.string()),
+    pa.field("code_version", pa.string()),
 ]
 
 WINDOW_COLUMNS = [

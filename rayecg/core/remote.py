@@ -1,4 +1,4 @@
-"""Folders in object stores: what `storage.open_folder` gives for a URI."""
+"""Folders in object stores: what `storage.open_folder` gives for a URI, and what writing there shares."""
 
 from __future__ import annotations
 
@@ -46,19 +46,88 @@ _REFUSALS = re.compile(
 _OPEN_SETTINGS = ("endpoint_override", "region", "scheme")
 
 
-class RemoteFolder(Folder):
-    """A folder in an object store, by a URI that `pyarrow.fs` or fsspec understands.
+class Remote:
+    """A place in an object store: how it is opened, asked with patience, and spoken of without secrets.
 
     `s3://`, `gs://`, `abfs://`, `hdfs://` are pyarrow's own; any other scheme is fsspec's. The
     store's settings come from its usual places, for S3 the environment (`AWS_ACCESS_KEY_ID`,
     `AWS_ENDPOINT_URL`, …) or the URI (`s3://KEY:SECRET@bucket/path?region=…&scheme=http&
-    endpoint_override=HOST:PORT`), whose secrets no message repeats. What was listed is kept: the
-    archive must stay as it is while it is read.
+    endpoint_override=HOST:PORT`), whose secrets no message repeats.
 
     Parameters
     ----------
     uri
         Where it lies.
+
+    Raises
+    ------
+    SettingsError
+        If there is a file instead, or the store refuses it.
+    DataError
+        If the store does not answer.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.root, self._secrets = without_secrets(uri)
+        self._prefix = self.root + "/"
+
+        def attempt() -> tuple[Any, str, Any]:
+            files, path = _file_system(uri)
+            return files, path, files.get_file_info(path)
+
+        try:
+            self._files, path, found = self._patiently(attempt, self.root, PATIENCE_S[:4])
+        except (OSError, ValueError, ImportError, TypeError) as error:
+            raise SettingsError(f"{self.root}: cannot be opened ({self._why(error)})") from None
+        self._path = path.rstrip("/") + "/" if path else ""
+        self._found = found.type.name != "NotFound"
+        if found.type.name == "File":
+            raise SettingsError(f"expected a folder, found none at {self.root}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.uri,)
+
+    def __str__(self) -> str:
+        return self.root
+
+    def _patiently(
+        self, attempt: Callable[[], Out], what: str, waits: tuple[float, ...] | None = None
+    ) -> Out:
+        """Do what needs the store, again where it does not answer; a refusal is PermissionError."""
+        for wait in (*(PATIENCE_S if waits is None else waits), None):
+            try:
+                return attempt()
+            except (*_FINAL, PermissionError):
+                raise
+            except Exception as error:  # libraries of stores have exceptions of their own
+                if _REFUSALS.search(str(error)):
+                    raise PermissionError(self._why(error)) from None
+                if wait is None:
+                    raise DataError(
+                        f"{what}: the store does not serve it ({self._why(error)}); the same "
+                        "command continues"
+                    ) from None
+                time.sleep(wait)
+        raise AssertionError("unreachable")
+
+    def _why(self, error: BaseException) -> str:
+        """Give the first line of an error's text without the secrets of the URI."""
+        text = str(error).replace(self.uri, self.root)
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return (text.strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+class RemoteFolder(Remote, Folder):
+    """A folder to read in an object store, by a URI that `pyarrow.fs` or fsspec understands.
+
+    What was listed is kept: the archive must stay as it is while it is read.
+
+    Parameters
+    ----------
+    uri
+        Where it lies; see `Remote`.
 
     Raises
     ------
@@ -71,25 +140,10 @@ class RemoteFolder(Folder):
     remote = True
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self.root, self._secrets = without_secrets(uri)
-        self._prefix = self.root + "/"
+        super().__init__(uri)
         self._listed: dict[str, tuple[int, int]] | None = None
-
-        def attempt() -> tuple[Any, str, Any]:
-            files, path = _file_system(uri)
-            return files, path, files.get_file_info(path)
-
-        try:
-            self._files, path, found = self._patiently(attempt, self.root, PATIENCE_S[:4])
-        except (OSError, ValueError, ImportError, TypeError) as error:
-            raise SettingsError(f"{self.root}: cannot be opened ({self._why(error)})") from None
-        self._path = path.rstrip("/") + "/" if path else ""
-        if found.type.name in ("NotFound", "File"):
+        if not self._found:
             raise SettingsError(f"expected a folder, found none at {self.root}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.uri,)
 
     def read(
         self, name: str, offset: int = 0, need: int | None = None, limit: int | None = None
@@ -128,26 +182,6 @@ class RemoteFolder(Folder):
         except ValueError as error:  # a name that no object can have
             raise RecordError("missing_file", f"{place!r}: {self._why(error)}") from None
 
-    def _patiently(
-        self, attempt: Callable[[], Out], what: str, waits: tuple[float, ...] | None = None
-    ) -> Out:
-        """Do what needs the store, again where it does not answer; a refusal is PermissionError."""
-        for wait in (*(PATIENCE_S if waits is None else waits), None):
-            try:
-                return attempt()
-            except (*_FINAL, PermissionError):
-                raise
-            except Exception as error:  # libraries of stores have exceptions of their own
-                if _REFUSALS.search(str(error)):
-                    raise PermissionError(self._why(error)) from None
-                if wait is None:
-                    raise DataError(
-                        f"{what}: the store does not give it ({self._why(error)}); the same "
-                        "command continues"
-                    ) from None
-                time.sleep(wait)
-        raise AssertionError("unreachable")
-
     def _ask_for_folder(self, what: Any = None) -> Any:
         """Ask for the folder itself, or a list in it; raises `DataError` if that is not given."""
         what = self._path.rstrip("/") if what is None else what
@@ -155,13 +189,6 @@ class RemoteFolder(Folder):
             return self._patiently(lambda: self._files.get_file_info(what), self.root)
         except (OSError, ValueError) as error:
             raise DataError(f"{self.root}: cannot be read ({self._why(error)})") from None
-
-    def _why(self, error: BaseException) -> str:
-        """Give the first line of an error's text without the secrets of the URI."""
-        text = str(error).replace(self.uri, self.root)
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return (text.strip().splitlines() or [type(error).__name__])[0][:200]
 
     def _list(self) -> dict[str, tuple[int, int]]:
         if self._listed is None:
@@ -231,6 +258,7 @@ def _file_system(uri: str) -> tuple[Any, str]:
         return make(options), path
     for name in ("connect_timeout", "request_timeout"):
         options[name] = options[name] if options[name] > 0 else ANSWER_S
+    options["allow_delayed_open"] = True  # what is small is written by one request, not by three
     return fs.S3FileSystem(
         **options, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2)
     ), path

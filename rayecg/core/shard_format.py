@@ -265,15 +265,52 @@ def row_groups(
     DataError
         If the file is not a shard.
     """
-    try:
-        shard = pq.ParquetFile(file, memory_map=True, pre_buffer=False)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{file}: not a readable Parquet file ({error})") from None
-    with shard:
+    with _opened(file) as shard:
         for i in range(shard.num_row_groups):
             table = shard.read_row_group(i, None if columns is None else [*columns, SIGNAL])
             samples_NLT, layout = decode_signal(table)
             yield table.drop_columns([SIGNAL]), samples_NLT, layout
+
+
+def row_batches(
+    file: str | Path, size: int, columns: Sequence[str]
+) -> Iterator[tuple[pa.Table, np.ndarray, Layout]]:
+    """Yield the rows of a shard as `row_groups` does, `size` at a time, the last ones fewer.
+
+    A batch's samples are still in the core's cache when they are worked on, which a row group's are
+    not.
+
+    Raises
+    ------
+    DataError
+        If the file is not a shard.
+    """
+    with _opened(file) as shard:
+        for batch in shard.iter_batches(size, columns=[*columns, SIGNAL], use_threads=False):
+            table = pa.Table.from_batches([batch])
+            yield table.drop_columns([SIGNAL]), *decode_signal(table)
+
+
+def has_windows(file: str | Path) -> bool:
+    """Tell whether a shard holds a record in several rows, or a part of one.
+
+    Raises
+    ------
+    DataError
+        If the file is not a shard.
+    """
+    with _opened(file) as shard:
+        if "offset" not in shard.schema_arrow.names:
+            raise DataError(f"{file}: expected a column 'offset' in the shard")
+        offsets = shard.read(["offset"], use_threads=False)["offset"]
+    return bool(offsets.to_numpy().any())
+
+
+def _opened(file: str | Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file, memory_map=True, pre_buffer=False)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{file}: not a readable Parquet file ({error})") from None
 
 
 def read_records(

@@ -1,7 +1,18 @@
-"""Checkpoints as bundles: `model.safetensors` and `card.json`, loadable without running their code."""
+"""Checkpoints as bundles, loadable without running any code from them.
+
+`model.safetensors` (weights, as arrays), `card.json` (what they are the weights of) and, once
+`jobs/export.py` was there, exports. The card states the SHA-256 of every other file and of itself. What
+is read is arrays, JSON and ONNX: ONNX Runtime is given no operators but its own, and refuses weights in
+files outside the bundle. The `.pt2` program is for others: `torch.export.load` unpickles parts of it,
+which can run code, so nothing here opens one that it did not just write.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +23,14 @@ from torch import nn
 
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import InputSettings
-from rayecg.core.files import file_sha256, read_json, replacing_folder, write_json
+from rayecg.core.files import file_sha256, fingerprint, read_json, replacing_folder, write_json
 from rayecg.core.settings import build
 from rayecg.models.catalogue import ModelInputs, build_model
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS, CARD = "model.safetensors", "card.json"
+#: Exports: ONNX in float32, ONNX in int8, a `torch.export` program.
+ONNX, ONNX_INT8, PROGRAM = "model.onnx", "model_int8.onnx", "model.pt2"
 
 
 def save_checkpoint(folder: str | Path, model: nn.Module, card: dict[str, Any]) -> dict[str, Any]:
@@ -30,8 +43,8 @@ def save_checkpoint(folder: str | Path, model: nn.Module, card: dict[str, Any]) 
     model
         The network whose weights are stored.
     card
-        What `load_checkpoint` and readers need; the format version and the weights' SHA-256 are
-        added.
+        What `load_checkpoint` and readers need; the format version, the weights' SHA-256 and the
+        card's own fingerprint are added.
 
     Returns
     -------
@@ -41,27 +54,66 @@ def save_checkpoint(folder: str | Path, model: nn.Module, card: dict[str, Any]) 
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with replacing_folder(folder) as beside:
         safetensors.torch.save_file(state, beside / WEIGHTS)
-        card = {
-            "format_version": FORMAT_VERSION,
-            **card,
-            "weights_sha256": file_sha256(beside / WEIGHTS),
-        }
-        write_json(beside / CARD, card)
-    return card
+        return write_card(beside, {**card, "weights_sha256": file_sha256(beside / WEIGHTS)})
 
 
-def read_card(folder: str | Path) -> dict[str, Any]:
+def write_card(folder: str | Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a card with its format version and fingerprint, and give it back with them."""
+    # As it will be read: the fingerprint is of lists and text keys, not of what they were made from.
+    signed: dict[str, Any] = json.loads(json.dumps({"format_version": FORMAT_VERSION, **card}))
+    signed["fingerprint"] = _fingerprint(signed)
+    write_json(Path(folder) / CARD, signed)
+    return signed
+
+
+def _fingerprint(card: Mapping[str, Any]) -> str:
+    """Give the SHA-256 of a card without its fingerprint: of its JSON, keys sorted, no spaces."""
+    rest = {key: value for key, value in card.items() if key != "fingerprint"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_card(folder: str | Path, expected: str | None = None) -> dict[str, Any]:
     """Read a bundle's card.
+
+    Parameters
+    ----------
+    folder
+        The bundle.
+    expected
+        The beginning of the fingerprint that it must have. The fingerprint is kept beside what it
+        stands for: alone it tells damage and careless edits, against a forger it must be known from
+        elsewhere.
 
     Raises
     ------
     DataError
-        If there is none, it is of another format version, or an ensemble's.
+        If there is none, it is of another format version, does not fit its fingerprint or the one
+        expected, or is an ensemble's.
     """
-    card = read_json(Path(folder) / CARD)
+    path = Path(folder) / CARD
+    card: dict[str, Any] = read_json(path)
     version = card.get("format_version")
-    if version != FORMAT_VERSION:
-        raise DataError(f"{folder}: expected a card of format {FORMAT_VERSION}, came {version}")
+    if type(version) is not int:
+        raise DataError(f"{path}: expected a format_version, came {version!r}")
+    if version > FORMAT_VERSION:
+        raise DataError(
+            f"{path}: made by a newer rayecg (format {version}, this one reads "
+            f"{FORMAT_VERSION}): update rayecg"
+        )
+    if version < FORMAT_VERSION:
+        raise DataError(
+            f"{path}: made by an older rayecg (format {version}, this one reads "
+            f"{FORMAT_VERSION}): train it again, or read it with the version that made it"
+        )
+    stated = str(card.get("fingerprint"))
+    if stated != _fingerprint(card):
+        raise DataError(
+            f"{path}: tampered with or damaged: its fingerprint {stated[:12]}… is not that of its "
+            f"content ({_fingerprint(card)[:12]}…)"
+        )
+    if expected is not None and not (expected and stated.startswith(expected)):
+        raise DataError(f"{path}: expected fingerprint {expected!r}, came {stated[:12]}…")
     if "members" in card:
         raise DataError(
             f"{folder}: an ensemble has no weights of its own; load its members: "
@@ -70,8 +122,73 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     return card
 
 
-def load_checkpoint(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Load a bundle: the network in evaluation mode, and its card.
+def identity(card: Mapping[str, Any]) -> str:
+    """Give what changes with anything that a checkpoint says of records, and not with its exports."""
+    rest = {k: value for k, value in card.items() if k not in ("exports", "fingerprint")}
+    return fingerprint(rest)
+
+
+def add_exports(
+    folder: str | Path, made: str | Path, exports: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Move exports into a bundle and state them in its card; others that it has stay.
+
+    Whenever this is cut off, the bundle holds either the file that its card states or states none.
+
+    Parameters
+    ----------
+    folder
+        The bundle.
+    made
+        Where the files stand now, on the same file system.
+    exports
+        File name to what the card says of it; its `sha256` and `size` in bytes are added.
+
+    Returns
+    -------
+    dict
+        The card as written.
+    """
+    folder, made, card = Path(folder), Path(made), read_card(folder)
+    stated = {
+        name: {**said, "sha256": file_sha256(made / name), "size": (made / name).stat().st_size}
+        for name, said in exports.items()
+    }
+    others = {name: said for name, said in card.get("exports", {}).items() if name not in stated}
+    write_card(folder, {**card, "exports": others})
+    for name in stated:
+        os.replace(made / name, folder / name)
+    return write_card(folder, {**card, "exports": {**others, **stated}})
+
+
+def exported(folder: str | Path, card: Mapping[str, Any], name: str) -> Path:
+    """Give the file of an export, after a look at its SHA-256.
+
+    Raises
+    ------
+    DataError
+        If there is none, or it is not the one of the card.
+    """
+    path, said = Path(folder) / name, card.get("exports", {}).get(name)
+    if said is None or not path.exists():
+        raise DataError(f"{path}: not exported yet: run jobs/export.py --checkpoint {folder}")
+    _check_sha256(path, said.get("sha256"))
+    return path
+
+
+def _check_sha256(path: Path, stated: Any) -> None:
+    expected, found = str(stated), file_sha256(path)
+    if found != expected:
+        raise DataError(
+            f"{path}: tampered with or damaged: not the file of its card (expected SHA-256 "
+            f"{expected[:12]}…, came {found[:12]}…)"
+        )
+
+
+def load_checkpoint(
+    folder: str | Path, expected: str | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Load a bundle: the network in evaluation mode, and its card; `expected` as for `read_card`.
 
     Raises
     ------
@@ -79,16 +196,11 @@ def load_checkpoint(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         If a part is missing, the weights are not the ones of the card, or they do not fit.
     """
     folder = Path(folder)
-    card = read_card(folder)
+    card = read_card(folder, expected)
     weights = folder / WEIGHTS
     if not weights.exists():
         raise DataError(f"{weights}: expected the weights of the checkpoint, found nothing")
-    expected, found = str(card.get("weights_sha256")), file_sha256(weights)
-    if found != expected:
-        raise DataError(
-            f"{weights}: not the weights of its card (expected SHA-256 {expected[:12]}…, "
-            f"came {found[:12]}…)"
-        )
+    _check_sha256(weights, card.get("weights_sha256"))
     try:
         inputs = ModelInputs.of(input_settings(card))
         # Building draws random weights; the caller's random state is none of its business.

@@ -12,14 +12,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
+from rayecg.core.batch import Batch, Group
 from rayecg.core.errors import RecordError, record_error
 from rayecg.core.outputs import OperatingPoint, probabilities
+from rayecg.models.backends import empty_windows, open_backend
+from rayecg.models.backends import window_logits as window_logits
 from rayecg.models.checkpoint import input_settings, load_checkpoint
 from rayecg.signal.beats import detect_beats, detection_lead
-from rayecg.signal.prepare import Prepared, check_shape, prepare
-from rayecg.signal.side import side_names
+from rayecg.signal.prepare import (
+    Prepared,
+    Windows,
+    check_shape,
+    fill_windows,
+    prepare,
+    stand_whole,
+)
+from rayecg.signal.side import metadata_columns
 
 
 @dataclass(frozen=True)
@@ -82,35 +91,6 @@ class Prediction:
         return self.records.decision
 
 
-def window_logits(
-    model: nn.Module,
-    x_WLT: np.ndarray,
-    side_WM: np.ndarray,
-    batch_size: int,
-    device: torch.device,
-) -> np.ndarray:
-    """Give a network's logits for windows, in float64, windows by labels.
-
-    Every batch is filled up to `batch_size`: the same arithmetic is done for a window whatever its
-    neighbours and their number. The network must be in evaluation mode; `side_WM` is for those that
-    read columns beside the window, and has none for the others.
-    """
-    batches = [
-        torch.zeros((batch_size, *values.shape[1:]), dtype=torch.float32)
-        for values in ((x_WLT, side_WM) if side_WM.shape[1] else (x_WLT,))
-    ]
-    found = []
-    with torch.inference_mode():
-        for start in range(0, max(len(x_WLT), 1), batch_size):
-            n = min(len(x_WLT) - start, batch_size)
-            for batch, values in zip(batches, (x_WLT, side_WM), strict=False):
-                batch[:n] = torch.from_numpy(np.array(values[start : start + n]))
-                batch[n:] = 0.0
-            logit_BC = model(*(batch.to(device) for batch in batches))
-            found.append(logit_BC[:n].double().cpu().numpy())
-    return np.concatenate(found)
-
-
 def combine_logits(logit_WC: np.ndarray, start_N: np.ndarray, how: str) -> np.ndarray:
     """Make one row of logits of the consecutive windows that begin at each start.
 
@@ -130,22 +110,41 @@ class Predictor:
     checkpoint
         Folder of a bundle.
     batch_size
-        Windows the network sees at a time; see `window_logits`.
+        Windows the network sees at a time; see `rayecg.models.backends.Backend`.
     device
         A torch device.
+    backend
+        What runs the network, one of `rayecg.models.backends.BACKENDS`.
+    threads
+        Of ONNX Runtime; torch's number if None.
     """
 
     def __init__(
-        self, checkpoint: str | Path, batch_size: int = 64, device: str | torch.device = "cpu"
+        self,
+        checkpoint: str | Path,
+        batch_size: int = 64,
+        device: str | torch.device = "cpu",
+        backend: str = "eager",
+        threads: int | None = None,
     ) -> None:
         self.model, self.card = load_checkpoint(checkpoint)
         self.device = torch.device(device)
-        self.model.to(self.device)
-        self.batch_size = batch_size
+        self.backend = open_backend(
+            backend, checkpoint, self.model, batch_size, self.device, threads
+        )
         self.input = input_settings(self.card)
         self.labels: tuple[str, ...] = tuple(self.card["task"]["labels"])
         self.unit: str = self.card["task"]["unit"]
         self.operating_point = OperatingPoint.from_tree(self.card["operating_point"])
+
+    @property
+    def batch_size(self) -> int:
+        """Windows the network sees at a time."""
+        return self.backend.batch_size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self.backend.batch_size = size
 
     def predict(
         self,
@@ -206,6 +205,40 @@ class Predictor:
         times = np.asarray(beat_times, dtype=np.int64)
         return prepare(signal_LT, fs, leads, self.input, times, row=row)
 
+    def prepare_batch(self, batch: Batch) -> Windows:
+        """Cut the records of a batch into windows, as `prepare` does with each of them.
+
+        Never raises for a record: what it cannot cut is among the errors.
+        """
+        names = self.input.metadata
+        rows = batch.index.select(names).to_pylist() if names else [None] * len(batch)
+        items: dict[int, Prepared | Exception] = dict(batch.errors)
+        whole: list[np.ndarray] = []
+        for group in batch.groups:
+            whole_N = stand_whole(group, self.input) & (self.unit != "beat")
+            whole.append(np.flatnonzero(whole_N))
+            for n in np.flatnonzero(~whole_N).tolist():
+                i = int(group.position_N[n])
+                items[i] = self._prepare_one(group, n, rows[i])
+        windows = Windows.of(len(batch), items, self.input, empty_windows)
+        edge_B = windows.edge_B
+        for group, own_N in zip(batch.groups, whole, strict=True):
+            place_N = group.position_N[own_N]
+            fill_windows(windows.x_WLT, edge_B[place_N], group, own_N, self.input)
+            if names:
+                for i in place_N.tolist():
+                    windows.side_WM[edge_B[i]] = metadata_columns(rows[i], names)
+        return windows
+
+    def _prepare_one(
+        self, group: Group, n: int, row: Mapping[str, Any] | None
+    ) -> Prepared | Exception:
+        try:
+            found = group.record(n)
+            return self.prepare(found.physical, found.fs, found.leads, found.beat_times, row)
+        except Exception as error:  # one record's trouble is that record's row
+            return error
+
     def _find_beats(self, signal_LT: np.ndarray, fs: float, leads: Sequence[str]) -> np.ndarray:
         if self.input.beats != "detected":
             raise RecordError("no_beats", "a beat-wise checkpoint needs the R peaks of the record")
@@ -216,37 +249,41 @@ class Predictor:
             raise RecordError("no_beats", f"no beat was found in lead {leads[lead]}")
         return times
 
-    def answer(self, items: Sequence[Prepared | Exception]) -> Prediction:
-        """Score prepared records; an exception in place of one makes it a quarantined row."""
-        good = [item for item in items if isinstance(item, Prepared)]
-        n_windows = [len(item.x_WLT) if isinstance(item, Prepared) else 0 for item in items]
-        empty = np.empty((0, len(self.input.leads), self.input.n_times), dtype=np.float32)
-        x_WLT = np.concatenate([empty, *(item.x_WLT for item in good)])
-        no_side = np.empty((0, len(side_names(self.input))), dtype=np.float32)
-        side_WM = np.concatenate([no_side, *(item.side_WM for item in good)])
-        logit_WC = window_logits(self.model, x_WLT, side_WM, self.batch_size, self.device)
-        window_record = np.repeat(np.arange(len(items)), n_windows)
-        offsets = [item.offset_W for item in good]
-        logit_BC = np.full((len(items), len(self.labels)), np.nan)
-        errors: list[tuple[str, str] | None] = []
-        status, limits, start = [], [], 0
-        for i, (item, n) in enumerate(zip(items, n_windows, strict=True)):
-            own_WC = logit_WC[start : start + n]
-            start += n
-            if isinstance(item, Prepared) and not np.isfinite(own_WC).all():
-                item = RecordError("not_finite", "the network's output is not finite")
-                logit_WC[start - n : start] = np.nan
-            if isinstance(item, Prepared):
-                logit_BC[i] = combine_logits(own_WC, np.zeros(1, int), self.input.combine)[0]
-                status.append("degraded" if item.limits else "ok")
-                limits.append(item.limits)
-                errors.append(None)
-            else:
-                status.append("quarantined")
-                limits.append(())
-                errors.append(record_error(item))
+    def answer(self, items: Windows | Sequence[Prepared | Exception]) -> Prediction:
+        """Score prepared records; an exception in place of one makes it a quarantined row.
+
+        So does one that the network raises for a record, or a logit that is not finite: its
+        neighbours are scored.
+        """
+        if isinstance(items, Windows):
+            windows = items
+        else:
+            windows = Windows.of(len(items), dict(enumerate(items)), self.input, empty_windows)
+        n_B, edge_B = windows.n_windows_B, windows.edge_B
+        owner_W = np.repeat(np.arange(len(n_B)), n_B)
+        logit_WC = np.full((len(owner_W), len(self.labels)), np.nan)
+        failed = self._run(windows, edge_B, 0, len(n_B), logit_WC)
+        lost_W = ~np.isfinite(logit_WC).all(axis=1)
+        if lost_W.any():
+            for i in np.unique(owner_W[lost_W]).tolist():
+                logit_WC[edge_B[i] : edge_B[i + 1]] = np.nan
+                failed.setdefault(
+                    i, RecordError("not_finite", "the network's output is not finite")
+                )
+        logit_BC = np.full((len(n_B), len(self.labels)), np.nan)
+        if len(owner_W):
+            some_B = n_B > 0
+            starts = edge_B[:-1][some_B]
+            logit_BC[some_B] = combine_logits(logit_WC, starts, self.input.combine)
+        status = ["ok"] * len(n_B)
+        limits: list[tuple[str, ...]] = [()] * len(n_B)
+        errors: list[tuple[str, str] | None] = [None] * len(n_B)
+        for i, broken in windows.limits.items():
+            status[i], limits[i] = "degraded", broken
+        for i, error in (windows.errors | failed).items():
+            status[i], limits[i], errors[i] = "quarantined", (), record_error(error)
         abstain = np.array([s != "ok" for s in status], dtype=bool)
-        decided_B = ~abstain if self.unit == "record" else np.zeros(len(items), dtype=bool)
+        decided_B = ~abstain if self.unit == "record" else np.zeros(len(n_B), dtype=bool)
         return Prediction(
             labels=self.labels,
             records=self._answer(logit_BC, decided_B),
@@ -254,10 +291,32 @@ class Predictor:
             abstain=abstain,
             limits=tuple(limits),
             errors=tuple(errors),
-            windows=self._answer(logit_WC, ~abstain[window_record]),
-            window_record=window_record,
-            window_offset=np.concatenate(offsets) if offsets else np.empty(0, dtype=np.int64),
+            windows=self._answer(logit_WC, ~abstain[owner_W]),
+            window_record=owner_W,
+            window_offset=windows.offset_W,
         )
+
+    def _run(
+        self, windows: Windows, edge_B: np.ndarray, first: int, last: int, logit_WC: np.ndarray
+    ) -> dict[int, Exception]:
+        """Fill in the logits of consecutive records; gives those for which the network raises.
+
+        Where it does for many, it is asked for each half of them, down to the one that it is for.
+        """
+        own = slice(edge_B[first], edge_B[last])
+        if own.start == own.stop:
+            return {}
+        try:
+            logit_WC[own] = self.backend.logits(windows.x_WLT[own], windows.side_WM[own])
+        except Exception as error:
+            if last - first == 1:
+                return {first: error}
+            half = (first + last) // 2
+            return {
+                **self._run(windows, edge_B, first, half, logit_WC),
+                **self._run(windows, edge_B, half, last, logit_WC),
+            }
+        return {}
 
     def _answer(self, logit_NC: np.ndarray, decided_N: np.ndarray) -> Answer:
         kind = self.operating_point.kind

@@ -1,6 +1,7 @@
 """The only room that composes stages: one function per job."""
 
 from rayecg.audit.ledger import note_looks
+from rayecg.pipeline.export import export
 from rayecg.pipeline.jobs import (
     BenchmarkResult,
     audit,
@@ -14,7 +15,7 @@ from rayecg.pipeline.jobs import (
     train,
 )
 from rayecg.pipeline.planning import check_experiment, plan_runs, prepare
-from rayecg.pipeline.scoring import score
+from rayecg.pipeline.scoring import estimate, score
 from rayecg.tasks.task import load_task
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "benchmark",
     "check_experiment",
     "compare",
+    "estimate",
+    "export",
     "list_rules",
     "load_task",
     "make_shards",

@@ -1,50 +1,147 @@
-"""Scoring of whole archives, and what prepares a checkpoint for it."""
+"""Scoring of whole archives."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from rayecg.archives.catalogue import open_archive
 from rayecg.archives.provide import ensure_archive
 from rayecg.archives.wfdb_reader import Checks
-from rayecg.core.experiment import (
-    ArchiveSettings,
-    ScoreSettings,
-)
-from rayecg.core.files import (
-    only_job_on,
-)
+from rayecg.core.destination import Destination, open_destination
+from rayecg.core.errors import SettingsError
+from rayecg.core.experiment import ArchiveSettings, ScoreSettings
+from rayecg.core.hashing import read_hash_key
 from rayecg.core.session import RaySettings, ray_session
+from rayecg.core.units import Units, read_parquet
+
+
+def open_source(
+    archive: ArchiveSettings | None,
+    shards: str | Path | None,
+    checks: Checks = "error",
+    select: str | None = None,
+    limit: int | None = None,
+) -> Any:
+    """Open what is to be scored: a raw archive, or the shards of one.
+
+    Raises
+    ------
+    SettingsError
+        If it is neither or both.
+    """
+    from rayecg.score.sources import ArchiveSource, ShardSource
+
+    if (archive is None) == (shards is None):
+        raise SettingsError("expected either an archive or shards to score")
+    if shards is not None:
+        return ShardSource(Path(shards).resolve(), select, limit)
+    assert archive is not None
+    return ArchiveSource(open_archive(ensure_archive(archive, None)), checks, select, limit)
 
 
 def score(
     checkpoint: str | Path,
-    archive: ArchiveSettings,
+    archive: ArchiveSettings | None,
     out: str | Path,
     settings: ScoreSettings | None = None,
     ray: RaySettings | None = None,
     checks: Checks = "error",
+    *,
+    shards: str | Path | None = None,
+    select: str | None = None,
+    limit: int | None = None,
+    hash_ids: str | Path | None = None,
+    fingerprint: str | None = None,
+    probe: bool = False,
+    replace: bool = False,
 ) -> dict[str, Any]:
-    """Score a raw archive with a checkpoint: one row per input record.
+    """Score an archive or shards with a checkpoint: one row per input record, and a summary.
+
+    Parameters
+    ----------
+    checkpoint
+        Folder of a bundle.
+    archive, shards
+        What to score: one of the two.
+    out
+        Folder or URI.
+    settings
+        Back end, actors, batch shape.
+    ray
+        Which Ray.
+    checks
+        What a wrong checksum or first sample of a raw record does.
+    select, limit
+        A condition in SQL on the index, and the first so many of those records.
+    hash_ids
+        File with a key to hash ids with.
+    fingerprint
+        What the checkpoint's fingerprint must begin with.
+    probe
+        Measure which batch size and threads are fastest, at the first start.
+    replace
+        Replace an output of another checkpoint, source, setting or code.
 
     Returns
     -------
     dict
-        The manifest, with `n_input, n_ok, n_degraded, n_quarantined`.
+        The manifest, with `n_input, n_ok, n_degraded, n_quarantined`, and the summary's text under
+        `summary`.
     """
     from rayecg.models.checkpoint import read_card
+    from rayecg.score.probe import chosen_execution
     from rayecg.score.run import score as run
-    from rayecg.score.sources import ArchiveSource
 
-    read_card(checkpoint)
-    source = ArchiveSource(open_archive(ensure_archive(archive, None)), checks=checks)
-    folder = Path(out).resolve()
-    with only_job_on(folder), ray_session(ray):
-        found = run(
-            {"checkpoint": Path(checkpoint).resolve()},
-            source,
-            {"checkpoint": folder},
-            settings or ScoreSettings(),
-        )
-    return found["checkpoint"]
+    settings = settings or ScoreSettings()
+    card = read_card(checkpoint, fingerprint)
+    key = None if hash_ids is None else read_hash_key(hash_ids)
+    source = open_source(archive, shards, checks, select, limit)
+    place = open_destination(out)
+    own = {"checkpoint": Path(checkpoint).resolve()}
+    with place.hold(), ray_session(ray):
+        if probe:
+            standing = None if replace else Units(place, "").plan()
+            settings = chosen_execution(own["checkpoint"], source, settings, standing)
+        found = run(own, source, {"checkpoint": place}, settings, key, replace)["checkpoint"]
+        return {**found, "summary": _summarise(place, found, card, source)}
+
+
+def estimate(
+    checkpoint: str | Path,
+    archive: ArchiveSettings | None,
+    settings: ScoreSettings,
+    checks: Checks = "error",
+    fingerprint: str | None = None,
+    *,
+    shards: str | Path | None = None,
+    select: str | None = None,
+    limit: int | None = None,
+) -> str:
+    """Say what `score` would do, and how long it would take; nothing is written."""
+    from rayecg.models.checkpoint import read_card
+    from rayecg.score.estimate import estimate as run
+
+    read_card(checkpoint, fingerprint)
+    return run(Path(checkpoint), open_source(archive, shards, checks, select, limit), settings)
+
+
+def _summarise(place: Destination, manifest: dict[str, Any], card: Any, source: Any) -> str:
+    """Have the summary stand beside the rows; gives its text."""
+    from rayecg.core.files import as_json
+    from rayecg.score.summary import summarise, to_markdown
+
+    def tables(folder: str) -> Iterator[pa.Table]:
+        for name in place.names(folder):
+            yield read_parquet(place.read(name))
+
+    facts = {**manifest, "synthetic": source.synthetic}
+    windows = tables("windows") if card["task"]["unit"] == "beat" else ()
+    summary = summarise(tables("predictions"), card, facts, windows)
+    text = to_markdown(summary)
+    place.write("summary.json", as_json(summary).encode())
+    place.write("summary.md", text.encode())
+    return text

@@ -123,9 +123,11 @@ def _stands(file: Path, key: str) -> bool:
     return file.exists() and read_json(file).get("key") == key
 
 
-def draw_examples(examples: pd.DataFrame, fold: int | None, n_examples: int) -> pd.DataFrame:
-    """Draw test examples of a fold: `record_id`, `offset`."""
-    own = examples[examples["split"] == "test"]
+def draw_examples(
+    examples: pd.DataFrame, fold: int | None, n_examples: int, split: str = "test"
+) -> pd.DataFrame:
+    """Draw examples of a fold's split: `record_id`, `offset`."""
+    own = examples[examples["split"] == split]
     if fold is not None:
         own = own[own["fold"] == fold]
     chosen = np.random.default_rng(SEED).permutation(len(own))[:n_examples]
@@ -174,7 +176,7 @@ def compare_scores(
     checkpoint: Path, sample: Sample, scores: Path, settings: ScoreSettings
 ) -> dict[str, Any]:
     """Score a sample under every circumstance, and compare with the score stage's files."""
-    torch.set_num_threads(max(int(settings.num_cpus), 1))
+    torch.set_num_threads(settings.threads)
     device = "cuda" if settings.num_gpus else "cpu"
     started = time.perf_counter()
     predictor = Predictor(checkpoint, settings.batch_size, device)
@@ -252,7 +254,12 @@ def _scored(
             x_WLT = rng.normal(0, NOISE_MV, item.x_WLT.shape).astype(np.float32)
             side_WM = rng.normal(0, NOISE_MV, item.side_WM.shape).astype(np.float32)
             asked.append(Prepared(x_WLT, item.offset_W, item.limits, side_WM))
-    answer_WC = predictor.answer(asked).windows.logit[:: 2 if noise else 1]
+    # Of the back end itself: the predictor would go on without a window that the network refuses.
+    answer_WC = predictor.backend.logits(
+        np.concatenate([item.x_WLT for item in asked]),
+        np.concatenate([item.side_WM for item in asked]),
+    )[:: 2 if noise else 1]
+    answer_WC[~np.isfinite(answer_WC).all(axis=1)] = np.nan
     logit_WC = np.empty_like(answer_WC)
     logit_WC[order] = answer_WC
     return logit_WC

@@ -34,7 +34,7 @@ from rayecg.core.settings import to_tree
 from rayecg.core.versions import code_fingerprint, versions
 from rayecg.metrics.classification import evaluate
 from rayecg.metrics.operating_point import choose_operating_point, mean_weights, settings_of
-from rayecg.models.checkpoint import CARD, FORMAT_VERSION, read_card
+from rayecg.models.checkpoint import read_card, write_card
 from rayecg.score.average import EXAMPLE, RECORD, Labels, averaged, targets_of, worst_of
 from rayecg.score.run import STATUSES
 
@@ -190,7 +190,7 @@ def _made(ensemble: Ensemble, own: Sequence[Mapping[str, Any]], places: Places) 
         write_json(beside / "run.json", report)
         write_table(beside / "validation.parquet", validation.table(point, task))
         (beside / "checkpoint").mkdir()
-        write_json(beside / "checkpoint" / CARD, card)
+        write_card(beside / "checkpoint", card)
     return report
 
 
@@ -230,7 +230,6 @@ def _card(
     """Make the card, which names the members where a checkpoint's has what its network is made of."""
     training = [card["training"] for card in cards.values()]
     return {
-        "format_version": FORMAT_VERSION,
         "architecture": ensemble.title,
         "members": dict(weights),
         "n_parameters": sum(card["n_parameters"] for card in cards.values()),

@@ -2,87 +2,172 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from rayecg.archives.base import Archive
 from rayecg.archives.wfdb_reader import Checks
-from rayecg.core.errors import RecordError
+from rayecg.core.batch import BATCH, Batch, Item, batches, shard_batches
+from rayecg.core.errors import RecordError, SettingsError
 from rayecg.core.files import MANIFEST, fingerprint, read_json, read_table
+from rayecg.core.hashing import hashed_ids
 from rayecg.core.record import Record
-from rayecg.core.shard_format import read_records, shard_files
+from rayecg.core.selection import select_rows
+from rayecg.core.shard_format import INDEX_NAMES, RECORDS, read_records, shard_files
+from rayecg.score.plan import Plan, make_plan, record_facts
 from rayecg.signal.assessment import assess
 
-Item = tuple[dict[str, Any], Record | Exception]
-T = TypeVar("T")
-
-#: Records that are prepared at a time; it bounds a worker's memory.
-CHUNK = 64
-
-
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of `size` items, the last one shorter."""
-    items = iter(items)
-    while chunk := list(itertools.islice(items, size)):
-        yield chunk
+#: Samples of a batch at which it ends before it is full: they bound a worker's memory.
+BATCH_BYTES = 2**25
 
 
 class ShardSource:
-    """The records of a `make_shards` output, the quarantined ones among them."""
+    """The records of a `make_shards` output, the quarantined ones among them.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    folder
+        Where it lies.
+    select, limit
+        As for `ArchiveSource`.
+    """
+
+    def __init__(self, folder: Path, select: str | None = None, limit: int | None = None) -> None:
         self.folder = folder
         manifest = read_json(folder / MANIFEST)
         self.key: str = manifest["key"]
         self.n_input: int = manifest["n_input"]
+        self.synthetic: bool = manifest["synthetic"]
+        self._wanted: set[str] | None = None
+        if select is not None or limit is not None:
+            chosen = chosen_rows(self.index(), select, limit)
+            self._wanted = set(chosen["record_id"].to_pylist())
+            self.n_input = len(self._wanted)
+            self.key = fingerprint([self.key, sorted(self._wanted)])
 
-    def units(self) -> list[dict[str, Any]]:
+    def index(self) -> pa.Table:
+        """List the records, those in quarantine last."""
+        parts = [self.folder / RECORDS, self.folder / "quarantine.parquet"]
+        return pa.concat_tables(read_table(part, columns=INDEX_NAMES) for part in parts)
+
+    def plan(self, earlier: pa.Table | None, size: int | None, hash_key: bytes | None) -> None:
+        """Give no plan: the shards' files are the units, and their own manifest says which."""
+        return
+
+    def units(self, plan: Plan | None = None) -> list[str]:
         """List the work units: one for each shard, and one for the quarantine."""
-        units = [{"unit": file.stem, "file": str(file)} for file in shard_files(self.folder)]
-        return [*units, {"unit": "quarantine", "file": ""}]
+        return [*(file.stem for file in shard_files(self.folder)), "quarantine"]
 
-    def records(self, unit: dict[str, Any]) -> Iterator[Item]:
-        """Yield the rows of a unit, each with its record or with why there is none."""
-        if unit["file"]:
-            yield from read_records(unit["file"])
-            return
-        for row in read_table(self.folder / "quarantine.parquet").to_pylist():
-            yield row, RecordError(row["error_code"], row["error"])
+    def payload(self, unit: str, plan: Plan | None = None) -> dict[str, Any]:
+        """Give what a worker needs to read a unit."""
+        return {"unit": unit, "wanted": self._wanted}
+
+    def sample(self, n_records: int) -> dict[str, Any]:
+        """Give what a worker needs to read some records as if they were a unit."""
+        return self.payload(self.units()[0])
+
+    def n_bytes(self) -> int:
+        """Give the size of the files."""
+        return sum(file.stat().st_size for file in shard_files(self.folder))
+
+    def batches(self, payload: dict[str, Any]) -> Iterator[Batch]:
+        """Yield the records of a unit, some at a time."""
+        unit, wanted = payload["unit"], payload["wanted"]
+        if unit == "quarantine":
+            items = (
+                (row, RecordError(row["error_code"], row["error"]))
+                for row in read_table(self.folder / "quarantine.parquet").to_pylist()
+                if wanted is None or row["record_id"] in wanted
+            )
+            yield from batches(items)
+        elif wanted is None:
+            yield from shard_batches(self.folder / "records" / f"{unit}.parquet")
+        else:
+            yield from batches(read_records(self.folder / "records" / f"{unit}.parquet", wanted))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Units say which records are wanted, so workers need not hold them besides.
+        return vars(self) | {"_wanted": None}
 
 
 class ArchiveSource:
-    """The records of a raw archive, read as they are scored."""
+    """The records of a raw archive, read as they are scored.
+
+    Parameters
+    ----------
+    archive
+        What to read.
+    checks
+        What a wrong checksum or first sample does.
+    select
+        A condition on the index; see `rayecg.core.selection`.
+    limit
+        The first so many of them only.
+    """
 
     def __init__(
-        self, archive: Archive, records_per_unit: int = 256, checks: Checks = "error"
+        self,
+        archive: Archive,
+        checks: Checks = "error",
+        select: str | None = None,
+        limit: int | None = None,
     ) -> None:
         self.archive, self.checks = archive, checks
-        self._index = archive.checked_index()
-        self._size = records_per_unit
-        self.key = fingerprint([archive.fingerprint(self._index), checks])
+        self._index = chosen_rows(archive.checked_index(), select, limit)
+        settings = archive.settings
+        #: Of the kind of thing that is read; which records is the plan's affair.
+        self.key = fingerprint([settings.kind, archive.name, settings.rate, checks])
         self.n_input: int = self._index.num_rows
+        self.synthetic = archive.synthetic
 
-    def units(self) -> list[dict[str, Any]]:
-        """List the work units: runs of consecutive index rows."""
-        return [
-            {"unit": f"{i:06d}", "rows": self._index.slice(start, self._size).to_pylist()}
-            for i, start in enumerate(range(0, self.n_input, self._size))
-        ]
+    def index(self) -> pa.Table:
+        """List the records."""
+        return self._index
 
-    def records(self, unit: dict[str, Any]) -> Iterator[Item]:
-        """Yield the rows of a unit, each with its record or with why there is none."""
-        found = self.archive.read_each(unit["rows"], self.checks)
-        for chunk in chunks(zip(unit["rows"], found, strict=True), CHUNK):
-            read = [record for _, record in chunk if isinstance(record, Record)]
-            assessments = iter(assess(read))
-            for row, record in chunk:
-                if isinstance(record, Record):
-                    flags = (*record.flags, *next(assessments).flags)
-                    record = dataclasses.replace(record, flags=flags)
-                yield row, record
+    def plan(self, earlier: pa.Table | None, size: int | None, hash_key: bytes | None) -> Plan:
+        """Plan the units, keeping those of an earlier plan; see `rayecg.score.plan.make_plan`."""
+        record_ids = hashed_ids(self._index["record_id"].to_pylist(), hash_key)
+        facts = record_facts(self._index, self.archive.file_facts(self._index))
+        return make_plan(record_ids, facts, size, earlier)
+
+    def units(self, plan: Plan | None) -> list[str]:
+        """List the work units of a plan."""
+        assert plan is not None
+        return list(plan.rows)
+
+    def payload(self, unit: str, plan: Plan | None) -> dict[str, Any]:
+        """Give what a worker needs to read a unit: its rows of the index."""
+        assert plan is not None
+        return {"unit": unit, "rows": self._index.take(pa.array(plan.rows[unit]))}
+
+    def sample(self, n_records: int) -> dict[str, Any]:
+        """Give what a worker needs to read some records, from everywhere in the index."""
+        rows = np.unique(np.linspace(0, self.n_input - 1, n_records).astype(np.int64))
+        return {"unit": "", "rows": self._index.take(pa.array(rows))}
+
+    def n_bytes(self) -> int:
+        """Give the size of the files."""
+        sizes = self.archive.file_facts(self._index)[:, ::2]
+        return int(sizes.clip(min=0).sum())
+
+    def batches(self, payload: dict[str, Any]) -> Iterator[Batch]:
+        """Yield the records of a unit, some at a time."""
+        rows = payload["rows"].to_pylist()
+        items: list[Item] = []
+        n_bytes = 0
+        for row, found in zip(rows, self.archive.read_each(rows, self.checks), strict=True):
+            items.append((row, found))
+            n_bytes += found.digital_LT.nbytes if isinstance(found, Record) else 0
+            if len(items) == BATCH or n_bytes >= BATCH_BYTES:
+                yield Batch.of(_flagged(items))
+                n_bytes, items = 0, []
+        if items:
+            yield Batch.of(_flagged(items))
 
     def __getstate__(self) -> dict[str, Any]:
         # Units carry their rows, so workers need no index.
@@ -90,3 +175,28 @@ class ArchiveSource:
 
 
 Source = ShardSource | ArchiveSource
+
+
+def chosen_rows(index: pa.Table, select: str | None, limit: int | None) -> pa.Table:
+    """Give the rows of an index that are to be scored.
+
+    Raises
+    ------
+    SettingsError
+        If these are none.
+    """
+    if limit is not None and limit < 1:
+        raise SettingsError(f"--limit: expected 1 or more, came {limit}")
+    chosen = index if select is None else select_rows(index, select)
+    return chosen if limit is None else chosen.slice(0, limit)
+
+
+def _flagged(items: Sequence[Item]) -> list[Item]:
+    """Measure the quality of the records that were read, and add its flags."""
+    assessments = iter(assess([found for _, found in items if isinstance(found, Record)]))
+    return [
+        (row, replace(found, flags=(*found.flags, *next(assessments).flags)))
+        if isinstance(found, Record)
+        else (row, found)
+        for row, found in items
+    ]

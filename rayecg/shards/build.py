@@ -119,7 +119,8 @@ def _run_units(
     import ray
 
     progress = Progress("shards", n_records, "records")
-    waiting = {unit: rows for unit, rows in work.items() if not units.is_finished(unit)}
+    finished = units.finished()
+    waiting = {unit: rows for unit, rows in work.items() if unit not in finished}
     done = n_records - sum(rows.num_rows for rows in waiting.values())
     quarantined = 0
     progress.update(done)

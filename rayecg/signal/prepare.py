@@ -1,25 +1,32 @@
 """From a recording in mV to the windows a network reads: one path for training and for scoring.
 
-Legend: W window, L lead, T time, M side column.
+Legend: W window, L lead, T time, M side column, B record of a batch, N record of a group, R lead of a
+record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from rayecg.core.batch import Group
 from rayecg.core.errors import RecordError
 from rayecg.core.experiment import InputSettings
+from rayecg.core.record import invalid_value, to_millivolts
 from rayecg.signal.filters import bandpass, bridge, resample
-from rayecg.signal.side import side_columns
+from rayecg.signal.side import side_columns, side_names
 
 #: Above this share of invalid samples in the leads that are read, a record is degraded.
 MAX_INVALID = 0.2
 #: A lead of a smaller deviation (mV) is flat, and not spread out: resampling leaves ripple of 1e-5 mV.
 FLAT_MV = 1e-4
+#: A gain of a smaller size (ADC units per mV) may make mV that are not finite.
+SMALLEST_GAIN = 1e-20
+#: Records that are turned to mV at a time: few enough for a core's cache.
+AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -116,9 +123,7 @@ def prepare(
         limits.append(f"up_sampled:{fs:g}")
     own_LT = resample(own_LT, fs, settings.fs)
     if settings.normalisation == "record":
-        mean_L1 = own_LT.mean(axis=1, keepdims=True)
-        spread_L1 = own_LT.std(axis=1, keepdims=True)
-        own_LT = (own_LT - mean_L1) / np.where(spread_L1 > FLAT_MV, spread_L1, 1.0)
+        own_LT = _normalised(own_LT)
     if len(present) < len(settings.leads):
         x_LT = np.zeros((len(settings.leads), own_LT.shape[1]), dtype=np.float32)
         x_LT[[settings.leads.index(lead) for lead in present]] = own_LT
@@ -151,6 +156,146 @@ def prepare(
     offset_W = np.round(start_W / scale).astype(np.int64)
     side_WM = side_columns(settings, x_LT, len(start_W), row, None, None)
     return Prepared(_cut(x_LT, start_W, n_times), offset_W, tuple(limits), side_WM)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of many recordings, one recording after the other.
+
+    Attributes
+    ----------
+    x_WLT, offset_W, side_WM
+        As for `Prepared`.
+    n_windows_B
+        How many each recording has; 0 where there is an error.
+    limits
+        Those of the recordings that break any, by their place.
+    errors
+        Why a recording has no window, by its place.
+    """
+
+    x_WLT: np.ndarray
+    offset_W: np.ndarray
+    side_WM: np.ndarray
+    n_windows_B: np.ndarray
+    limits: dict[int, tuple[str, ...]]
+    errors: dict[int, Exception]
+
+    @property
+    def edge_B(self) -> np.ndarray:
+        """Where each recording's windows begin, and at last where they end."""
+        return np.append(0, np.cumsum(self.n_windows_B))
+
+    def windows(self, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Give the windows, or the first of them, and the columns beside them."""
+        return self.x_WLT[:limit], self.side_WM[:limit]
+
+    @classmethod
+    def of(
+        cls,
+        n_records: int,
+        items: Mapping[int, Prepared | Exception],
+        settings: InputSettings,
+        empty: Callable[[tuple[int, ...]], np.ndarray],
+    ) -> Windows:
+        """Lay out windows; a recording that `items` lacks has one at 0, which is the caller's to fill.
+
+        `empty` gives the array of a shape that the windows are laid in.
+        """
+        n_windows_B = np.ones(n_records, dtype=np.int64)
+        for i, item in items.items():
+            n_windows_B[i] = len(item.x_WLT) if isinstance(item, Prepared) else 0
+        edge_B = np.append(0, np.cumsum(n_windows_B))
+        n = int(edge_B[-1])
+        found = cls(
+            x_WLT=empty((n, len(settings.leads), settings.n_times)),
+            offset_W=np.zeros(n, dtype=np.int64),
+            side_WM=np.empty((n, len(side_names(settings))), dtype=np.float32),
+            n_windows_B=n_windows_B,
+            limits={},
+            errors={},
+        )
+        for i, item in items.items():
+            if isinstance(item, Exception):
+                found.errors[i] = item
+                continue
+            own = slice(edge_B[i], edge_B[i + 1])
+            found.x_WLT[own], found.side_WM[own] = item.x_WLT, item.side_WM
+            found.offset_W[own] = item.offset_W
+            if item.limits:
+                found.limits[i] = item.limits
+        return found
+
+
+def stand_whole(group: Group, settings: InputSettings) -> np.ndarray:
+    """Tell which records are one window as they stand: `prepare` would but turn them to mV and normalise.
+
+    Returns
+    -------
+    np.ndarray
+        bool, one for each record of the group.
+    """
+    whole_N = group.n_times_N == settings.n_times
+    if (
+        group.leads != settings.leads
+        or group.fs != settings.fs
+        or settings.bandpass_hz is not None
+        or settings.features
+    ):
+        return np.zeros_like(whole_N)
+    whole_N &= (np.abs(group.gain_NL) > SMALLEST_GAIN).all(axis=1)
+    samples = group.digital_NLT
+    if isinstance(samples, np.ndarray):
+        least_N = samples.reshape(len(samples), -1).min(axis=1)
+    else:
+        least_N = np.array([own_LT.min(initial=0) for own_LT in samples])
+    whole_N &= least_N > invalid_value(samples[0].dtype)
+    return whole_N
+
+
+def fill_windows(
+    x_WLT: np.ndarray, slot_N: np.ndarray, group: Group, own_N: np.ndarray, settings: InputSettings
+) -> None:
+    """Prepare records that `stand_whole`, with the bits that `prepare` gives them.
+
+    Parameters
+    ----------
+    x_WLT
+        Takes the windows.
+    slot_N
+        Where each of them goes.
+    group
+        Holds the records.
+    own_N
+        Which of the group they are, rising.
+    settings
+        What the network reads.
+    """
+    for start in range(0, len(own_N), AT_ONCE):
+        some_N = own_N[start : start + AT_ONCE]
+        samples = group.digital_NLT
+        if not isinstance(samples, np.ndarray):
+            some_NLT = np.stack([samples[n] for n in some_N])
+        elif some_N[-1] - some_N[0] + 1 == len(some_N):
+            some_NLT = samples[some_N[0] : some_N[-1] + 1]
+        else:
+            some_NLT = samples[some_N]
+        # To mV, and to zero mean, every lead goes for itself: many records are one of many leads.
+        own_RT = to_millivolts(
+            some_NLT.reshape(-1, settings.n_times),
+            group.gain_NL[some_N].ravel(),
+            group.baseline_NL[some_N].ravel(),
+        )
+        if settings.normalisation == "record":
+            own_RT = _normalised(own_RT)
+        x_WLT[slot_N[start : start + AT_ONCE]] = own_RT.reshape(some_NLT.shape)
+
+
+def _normalised(x_RT: np.ndarray) -> np.ndarray:
+    """Make each row zero mean and unit variance."""
+    mean_R1 = x_RT.mean(axis=1, keepdims=True)
+    spread_R1 = x_RT.std(axis=1, keepdims=True)
+    return (x_RT - mean_R1) / np.where(spread_R1 > FLAT_MV, spread_R1, 1.0)
 
 
 def check_shape(signal_LT: np.ndarray, leads: Sequence[str]) -> None:

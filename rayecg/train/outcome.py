@@ -27,6 +27,14 @@ from rayecg.models.catalogue import count_parameters
 from rayecg.models.checkpoint import save_checkpoint
 from rayecg.models.predictor import combine_logits, window_logits
 from rayecg.train.losses import make_loss
+from rayecg.train.reference import (
+    limits,
+    quality_reference,
+    score_reference,
+    training_data,
+    training_records,
+    validation_metrics,
+)
 from rayecg.train.resident import Windows
 from rayecg.train.run import CPU, Run, State, Workers
 
@@ -112,10 +120,8 @@ def conclude(
     settings = run.settings.operating_point
     point = _operating_point(run, logit_NC, target_NC, windows["train"], settings)
     probability_NC = probabilities(logit_NC, run.task.kind)
-    decision_NC = point.decide(probability_NC)
-    columns = output_columns(
-        labels, logit_NC, probability_NC, point.calibrate(logit_NC), decision_NC
-    )
+    decision_NC, calibrated_NC = point.decide(probability_NC), point.calibrate(logit_NC)
+    columns = output_columns(labels, logit_NC, probability_NC, calibrated_NC, decision_NC)
     own = validation.examples.select(["record_id", "offset"]).take(pa.array(rows_N))
     table = pa.Table.from_arrays(
         [*own.columns, *columns], schema=pa.schema([*WINDOW_COLUMNS, *label_fields(labels)])
@@ -125,7 +131,8 @@ def conclude(
     lines = [",".join(curve_names)]
     lines += [",".join(f"{row[name]:.8g}" for name in curve_names) for row in state.curves]
     write_text(folder / "curves.csv", "\n".join(lines) + "\n")
-    n_parameters = count_parameters(model)
+    n_parameters, train = count_parameters(model), windows["train"]
+    records = training_records(train)
     training = {
         "seed": run.seed,
         "split": run.task.split.name,
@@ -140,10 +147,17 @@ def conclude(
         if weight_C is None
         else {"split": "train", "values": weight_C.tolist()},
         "pretraining": None,  # weights start at random
-        "n_examples": windows["train"].n_used,
+        "n_examples": train.n_used,
         "n_dropped": {name: own.examples.num_rows - own.n_used for name, own in windows.items()},
         "shards_key": run.shards_key,
         "synthetic": run.synthetic,
+        "data": training_data(run, train, records),
+        "reference": {
+            "quality": None if records is None else quality_reference(records),
+            "scores": score_reference(
+                labels, target_NC, probability_NC, calibrated_NC, decision_NC
+            ),
+        },
         "settings": to_tree(run.settings),
     }
     card = {
@@ -159,6 +173,10 @@ def conclude(
         },
         "input": to_tree(run.input),
         "operating_point": to_tree(point),
+        "metrics": validation_metrics(
+            run, validation, rows_N, target_NC, probability_NC, decision_NC
+        ),
+        "limits": limits(run, train, records),
         "training": training,
         "versions": versions(),
     }

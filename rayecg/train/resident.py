@@ -59,6 +59,8 @@ class Windows:
         Row of `examples` each window belongs to, rising.
     examples
         The split's examples: `record_id`, `offset`, `patient_id`, targets.
+    shards
+        Folder of the shards that the windows are of, if known.
     """
 
     all_WLT: np.ndarray
@@ -67,6 +69,7 @@ class Windows:
     target_WC: np.ndarray
     example_W: np.ndarray
     examples: pa.Table
+    shards: Path | None = None
 
     def __len__(self) -> int:
         return len(self.row_W)
@@ -133,7 +136,7 @@ def resident_windows(run: Run, shards: Path, examples: Path, cache: Path) -> dic
         example_W = here["example"].to_numpy()
         target_WC = target_matrix(task, own)[example_W]
         row_W = here["row"].to_numpy()
-        found[split] = Windows(all_WLT, all_WM, row_W, target_WC, example_W, own)
+        found[split] = Windows(all_WLT, all_WM, row_W, target_WC, example_W, own, shards)
     return found
 
 

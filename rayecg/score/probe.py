@@ -1,0 +1,113 @@
+"""What is fastest here: batch sizes and threads, tried for a few seconds on the records themselves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rayecg.core.errors import DataError
+from rayecg.core.experiment import ScoreSettings
+from rayecg.core.session import cluster_cpus
+from rayecg.models.predictor import Predictor
+from rayecg.score.sources import Source
+
+BATCH_SIZES = (16, 32, 64, 128, 256)
+#: How long (s) each is tried, after one batch that is not counted.
+SECONDS = 0.5
+#: Another batch size than the one that everything else uses must gain so much.
+GAIN = 1.1
+
+
+def chosen_execution(
+    checkpoint: Path, source: Source, settings: ScoreSettings, standing: Mapping[str, Any] | None
+) -> ScoreSettings:
+    """Give the settings with the fastest batch size and threads, or with those of an earlier start.
+
+    Parameters
+    ----------
+    checkpoint
+        The bundle.
+    source
+        What is to be scored; its first records are.
+    settings
+        What stands of them stays: back end and device.
+    standing
+        The plan that stands in the output.
+    """
+    if standing and standing.get("batch_size"):
+        return replace(
+            settings, batch_size=standing["batch_size"], num_cpus=float(standing["threads"])
+        )
+    import ray
+
+    plan = source.plan(None, settings.records_per_unit, None)
+    first = source.payload(source.units(plan)[0], plan)
+    if settings.num_gpus:
+        ways = [(1, 1)]
+    else:
+        n_cpus = int(cluster_cpus())
+        ways = sorted({(n_cpus, 1), (1, n_cpus)}, reverse=True)  # actors, and threads of each
+    rates: dict[tuple[int, int], float] = {}
+    for n_actors, threads in ways:
+        own = replace(settings, num_cpus=float(threads))
+        task = ray.remote(num_cpus=threads, num_gpus=settings.num_gpus)(measure)
+        calls = [task.remote(checkpoint, source, first, own) for _ in range(n_actors)]
+        for found in ray.get(calls):  # side by side, as they will be
+            for size, rate in found.items():
+                rates[threads, size] = rates.get((threads, size), 0.0) + rate
+    threads, size = best(rates, settings.batch_size)
+    return replace(settings, batch_size=size, num_cpus=float(threads))
+
+
+def best(rates: Mapping[tuple[int, int], float], usual: int) -> tuple[int, int]:
+    """Choose threads and batch size by windows/s; the usual batch size unless another gains `GAIN`."""
+    fastest = max(rates, key=lambda way: rates[way])
+    own = max(
+        (way for way in rates if way[1] == usual), key=lambda way: rates[way], default=fastest
+    )
+    return fastest if rates[fastest] >= GAIN * rates[own] else own
+
+
+def measure(
+    checkpoint: Path, source: Source, first: dict[str, Any], settings: ScoreSettings
+) -> dict[int, float]:
+    """Give windows/s for each batch size.
+
+    Raises
+    ------
+    DataError
+        If no record of the unit can be read.
+    """
+    torch.set_num_threads(settings.threads)
+    device = "cuda" if settings.num_gpus else "cpu"
+    predictor = Predictor(
+        checkpoint, settings.batch_size, device, settings.backend, settings.threads
+    )
+    parts = []
+    for batch in source.batches(first):
+        parts.append(predictor.prepare_batch(batch).windows())
+        if sum(len(x_WLT) for x_WLT, _ in parts) >= max(BATCH_SIZES):
+            break
+    x_WLT, side_WM = (np.concatenate(part) for part in zip(*parts, strict=True))
+    if not len(x_WLT):
+        raise DataError("--probe: none of the first records can be read")
+    sizes = sorted({*BATCH_SIZES, settings.batch_size})
+    rates = {}
+    for size in sizes:
+        # As many windows as a batch holds, whatever the records gave.
+        own = np.resize(np.arange(len(x_WLT)), size)
+        x_BLT, side_BM = np.ascontiguousarray(x_WLT[own]), np.ascontiguousarray(side_WM[own])
+        predictor.backend.batch_size = size
+        predictor.backend.logits(x_BLT, side_BM)
+        n, started = 0, time.perf_counter()
+        while time.perf_counter() - started < SECONDS:
+            predictor.backend.logits(x_BLT, side_BM)
+            n += size
+        rates[size] = n / (time.perf_counter() - started)
+    return rates

@@ -1,0 +1,99 @@
+"""Plans of units: every record in one unit, what stands stays, what came or changed is planned anew."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayecg.core.errors import SettingsError
+from rayecg.core.shard_format import index_table
+from rayecg.score.plan import LARGEST, SMALLEST, make_plan, record_facts, unit_size
+
+
+def records(n: int, first: int = 0) -> tuple[list[str], np.ndarray]:
+    return [f"r{i}" for i in range(first, first + n)], np.arange(first, first + n).astype("u8") + 7
+
+
+@given(st.integers(1, 300), st.integers(0, 300), st.integers(1, 40), st.integers(1, 40))
+def test_new_records_leave_earlier_units_as_they_are(
+    n: int, n_more: int, size: int, later: int
+) -> None:
+    ids, facts = records(n)
+    plan = make_plan(ids, facts, size)
+    more_ids, more_facts = records(n_more, n)
+    # New records may stand anywhere in the index.
+    grown = make_plan([*more_ids, *ids], np.append(more_facts, facts), later, plan.table)
+    assert sorted(np.concatenate(list(grown.rows.values()))) == list(range(n + n_more))
+    assert max(map(len, plan.rows.values())) <= size
+    for unit, rows in plan.rows.items():
+        np.testing.assert_array_equal(grown.rows[unit], rows + n_more)
+    assert (grown.n_new, grown.n_changed) == (n_more, 0)
+    assert grown.table.num_rows == n + n_more
+
+
+def test_a_record_whose_files_changed_takes_its_unit_with_it() -> None:
+    ids, facts = records(10)
+    plan = make_plan(ids, facts, 4)
+    changed = facts.copy()
+    changed[5] += 1
+    again = make_plan(ids, changed, 4, plan.table)
+    first, second, third = plan.rows
+    assert {first, third} < set(again.rows)
+    assert second not in again.rows
+    (new,) = set(again.rows) - {first, third}
+    np.testing.assert_array_equal(again.rows[new], [4, 5, 6, 7])
+    assert (again.n_new, again.n_changed) == (0, 1)
+
+
+def test_records_that_are_gone_are_refused_by_name() -> None:
+    ids, facts = records(10)
+    plan = make_plan(ids, facts, 4)
+    with pytest.raises(
+        SettingsError, match=r"2 records that were scored here.*first: r8.*--replace"
+    ):
+        make_plan(ids[:8], facts[:8], 4, plan.table)
+
+
+def test_units_are_named_by_what_they_hold() -> None:
+    ids, facts = records(8)
+    one, other = make_plan(ids, facts, 8), make_plan(ids, facts + np.uint64(1), 8)
+    assert list(one.rows) == list(make_plan(ids, facts, 8).rows)
+    assert list(one.rows) != list(other.rows)
+
+
+def test_facts_move_with_the_index_and_with_the_files() -> None:
+    rows = [
+        {"record_id": "a", "path": "p/a", "age": 60.0, "sex": "F"},
+        {"record_id": "b", "path": "p/b"},
+    ]
+    files = np.array([[10, 1, 20, 2], [11, 1, 21, 2]])
+    before = record_facts(index_table(rows), files)
+    assert len(set(before.tolist())) == 2
+    np.testing.assert_array_equal(record_facts(index_table(rows), files), before)
+    older = [{**rows[0], "age": 61.0}, rows[1]]
+    assert (record_facts(index_table(older), files) != before).tolist() == [True, False]
+    touched = files.copy()
+    touched[1, 3] = 9
+    assert (record_facts(index_table(rows), touched) != before).tolist() == [False, True]
+
+
+def test_units_are_many_enough_for_workers_and_never_too_large() -> None:
+    assert unit_size(1) == SMALLEST
+    assert unit_size(1_000_000) == LARGEST
+    assert 24 <= -(-20_000 // unit_size(20_000)) <= 26
+
+
+def test_the_stored_table_is_what_a_later_start_reads() -> None:
+    ids, facts = records(5)
+    # The largest number that 64 bits hold, which a float would not keep.
+    facts[0] = np.iinfo("u8").max
+    plan = make_plan(ids, facts, 2)
+    sink = pa.BufferOutputStream()
+    import pyarrow.parquet as pq
+
+    pq.write_table(plan.table, sink)
+    again = make_plan(ids, facts, 2, pq.read_table(pa.BufferReader(sink.getvalue())))
+    assert list(again.rows) == list(plan.rows)

@@ -1,0 +1,79 @@
+"""Records chosen by a condition in SQL, and ids under a key."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from rayecg.core.errors import SettingsError
+from rayecg.core.hashing import hashed_ids, read_hash_key
+from rayecg.core.selection import select_rows
+from rayecg.core.shard_format import index_table
+
+
+@pytest.fixture
+def index() -> pa.Table:
+    return index_table(
+        [
+            {"record_id": "a", "path": "a", "age": 70.0, "sex": "F", "codes": ["NORM"]},
+            {"record_id": "b", "path": "b", "age": 30.0, "sex": "F", "codes": ["AFIB"]},
+            {"record_id": "c", "path": "c", "age": None, "sex": "M", "codes": None},
+            {"record_id": "d", "path": "d", "age": 80.0, "sex": "F", "codes": ["AFIB", "MI"]},
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("age >= 65 AND sex = 'F'", "ad"),
+        ("age IS NULL OR age < 40", "bc"),
+        ("list_contains(codes, 'AFIB')", "bd"),
+        ("record_id IN ('d', 'a') -- both", "ad"),
+    ],
+)
+def test_a_condition_keeps_the_order(index: pa.Table, condition: str, expected: str) -> None:
+    found = select_rows(index, condition)
+    assert found["record_id"].to_pylist() == list(expected)
+    assert found.schema == index.schema
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("agee > 3", "agee"),
+        ("age >", "syntax error"),
+        ("age > 1000", "true of none of 4 records"),
+        ("1 = 1); SELECT (1", "one condition"),
+        ("", "columns: record_id"),
+    ],
+)
+def test_what_is_no_condition_is_one_line(index: pa.Table, condition: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as error:
+        select_rows(index, condition)
+    assert "\n" not in str(error.value)
+
+
+def test_a_condition_reaches_nothing_but_the_index(index: pa.Table, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    for place in (f"read_csv('{tmp_path}/x.csv')", f"'{tmp_path}/x.csv'", f"glob('{tmp_path}/*')"):
+        with pytest.raises(SettingsError):
+            select_rows(index, f"exists(SELECT * FROM {place})")
+    # By itself it is a condition like any other.
+    assert select_rows(index, "exists(SELECT 1)").num_rows == 4
+
+
+def test_hashed_ids_are_an_hmac_and_need_a_key_worth_the_name(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("0123456789abcdef0123\n")
+    key = read_hash_key(tmp_path / "key")
+    expected = hmac.new(b"0123456789abcdef0123", b"p7", hashlib.sha256).hexdigest()[:32]
+    assert hashed_ids(["p7", None], key) == [expected, None]
+    assert hashed_ids(["p7", None], None) == ["p7", None]
+    (tmp_path / "short").write_text("secret")
+    for name, said in (("short", "16 bytes"), ("none", "No such file")):
+        with pytest.raises(SettingsError, match=said):
+            read_hash_key(tmp_path / name)
