@@ -17,7 +17,7 @@ from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import InputSettings
 from rayecg.core.files import read_json, read_table, write_json
 from rayecg.core.settings import to_tree
-from rayecg.models.backends import open_backend, verify
+from rayecg.models.backends import onnx_backend, open_backend, torch_backend, verify
 from rayecg.models.catalogue import (
     ARCHITECTURES,
     ModelInputs,
@@ -154,10 +154,12 @@ def test_calibration_reads_training_records_and_agreement_validation_ones(done):
 def test_the_back_ends_of_the_exports_pass_their_verification(done):
     bundle, *_ = done
     model, card = load_checkpoint(bundle)
-    shape = KINDS["beats" if card["task"]["unit"] == "beat" else "recordings"][1]
-    rng = np.random.default_rng(0)
-    x_WLT = rng.normal(size=(9, len(shape.leads), shape.n_times)).astype(np.float32)
-    no_side = np.empty((9, 0), dtype=np.float32)
+    work = bundle.parents[2]
+    examples = read_table(work / "examples.parquet").to_pandas()
+    wanted = batches.draw_examples(examples, None, 30, "validation")
+    sample = batches.prepare_sample(work / "shards", bundle, wanted, 30)
+    x_WLT = np.concatenate([item.x_WLT for item in sample.items_W])
+    no_side = np.empty((len(x_WLT), 0), dtype=np.float32)
     eager = open_backend("eager", bundle, model, 4)
     for name in ("onnx", "onnx_int8"):
         verify(open_backend(name, bundle, model, 4), eager, x_WLT, no_side, card)
@@ -186,7 +188,7 @@ def test_the_program_runs_by_itself(done):
 
 
 def test_without_training_records_nothing_is_quantised(finished, tmp_path):
-    alone = shutil.copytree(finished, tmp_path / "checkpoint", ignore=lambda *_: [])
+    alone = shutil.copytree(finished, tmp_path / "checkpoint")
     found = export(alone)
     assert set(found["exports"]) == {PROGRAM, ONNX}
     assert found["left_out"] == {ONNX_INT8: "int8 needs training records"}
@@ -216,8 +218,6 @@ def test_architectures_export_with_the_columns_beside(tmp_path, name):
     torch.manual_seed(0)
     model = build_model(name, inputs, 3, {}).eval()
     write_onnx(export_program(model, inputs), tmp_path / ONNX)
-    from rayecg.models.backends import onnx_backend, torch_backend
-
     values = [each.numpy() for each in example_batch(inputs, 7)]
     x_WLT, side_WM = values if len(values) > 1 else (values[0], np.empty((7, 0), np.float32))
     cpu = torch.device("cpu")

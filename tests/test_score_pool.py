@@ -63,14 +63,13 @@ def test_every_unit_ends_once_though_actors_die(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("die-*"))
     tried = Counter(file.name[:2] for file in tmp_path.iterdir())
     assert tried["03"] == DEATHS
-    # What only waited beside a unit whose actor died was not begun.
-    assert tried["00"] == 1
 
 
 @pytest.mark.usefixtures("ray")
 @pytest.mark.parametrize("what", ["01", "ready"])
 def test_what_kills_every_actor_ends_the_job_with_its_name(tmp_path: Path, what: str) -> None:
-    deaths(tmp_path, what, DEATHS)
+    # A dying actor may take the answer for the unit before with it, which is blamed then.
+    deaths(tmp_path, what, 3 * DEATHS)
     with pytest.raises(DataError, match="the start" if what == "ready" else f"unit {what}"):
         run(tmp_path, ["00", "01", "02"], 1)
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayecg.core.batch import Batch, batches, shard_batches
@@ -44,6 +44,15 @@ INPUTS = {
 }
 STAMPS = Stamps("checkpoint", "code")
 LABELS = {"A": ["a"], "B": ["b"]}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Several would wait for one another longer than such small networks take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @functools.cache
@@ -226,6 +235,7 @@ def assert_rows(own: Predictor, found, items) -> None:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of dividing by gains that are no gains
 @pytest.mark.parametrize("kind", INPUTS)
+@settings(max_examples=20)
 @given(items=archives(), size=st.integers(1, 10))
 def test_batches_give_the_rows_of_single_records(kind, items, size):
     assert_rows(predictor(kind), list(batches(items, size)), items)
@@ -233,12 +243,13 @@ def test_batches_give_the_rows_of_single_records(kind, items, size):
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("kind", ["plain", "spread", "patient"])
+@settings(max_examples=20)
 @given(items=archives())
 def test_windows_have_the_bits_of_single_records(kind, items):
     own = predictor(kind)
     windows = own.prepare_batch(Batch.of(items))
     for i, one in enumerate(prepare_each(own, items)):
-        mine = slice(windows.edge_B[i], windows.edge_B[i + 1])
+        mine = slice(windows.edges()[i], windows.edges()[i + 1])
         if isinstance(one, Exception):
             assert record_error(windows.errors[i]) == record_error(one)
             assert windows.n_windows_B[i] == 0
@@ -286,6 +297,7 @@ def write_shard(file: Path, items, room: int, group_rows: int) -> None:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("kind", ["plain", "spread", "patient", "beats"])
+@settings(max_examples=20)
 @given(
     data=st.data(),
     lengths=st.sampled_from([[200], [200, 150, 199], [200, 430]]),
@@ -375,6 +387,17 @@ def test_a_record_that_the_network_cannot_do_is_alone(tmp_path, raises, error, l
     np.testing.assert_array_equal(found.records.logit[kept], plain.records.logit[kept])
     assert np.isnan(found.records.logit[list(loud)]).all()
     assert (found.records.decision[list(loud)] == -1).all()
+
+
+def test_a_network_that_raises_for_everything_is_an_error_of_its_own(tmp_path):
+    own = predictor("plain")
+    save_checkpoint(tmp_path / "bundle", own.model, own.card)
+    other = Predictor(tmp_path / "bundle", batch_size=4)
+    other.backend = open_backend("eager", tmp_path / "bundle", Choosy(own.model, True).eval(), 4)
+    loud = [({"record_id": f"r{i}", "path": "p"}, healthy(i, 30_000)) for i in range(32)]
+    assert set(other.answer(other.prepare_batch(Batch.of(loud[:31]))).status) == {"quarantined"}
+    with pytest.raises(DataError, match="raised for every one of 32 records.*too loud"):
+        other.answer(other.prepare_batch(Batch.of(loud)))
 
 
 def test_ids_are_hashed_under_a_key():

@@ -26,7 +26,7 @@ from rayecg.core.shard_format import (
 
 #: Records of a batch, where nothing speaks for another number: the windows of so many, 10 s of twelve
 #: leads at 100 Hz each, stay in a core's cache from one step to the next.
-BATCH = 64
+BATCH = 256
 #: Labels are no business of scoring.
 BATCH_NAMES = [own.name for own in INDEX_FIELDS if own.name not in ("codes", "likelihoods")]
 _SHARD_COLUMNS = (*BATCH_NAMES, "flags", "gain", "baseline", "beat_times", "n_times")

@@ -92,7 +92,12 @@ class Assessment:
     einthoven_mv: float | None = None
 
 
-def to_millivolts(digital_LT: np.ndarray, gain_L: np.ndarray, baseline_L: np.ndarray) -> np.ndarray:
+def to_millivolts(
+    digital_LT: np.ndarray,
+    gain_L: np.ndarray,
+    baseline_L: np.ndarray,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Turn digital samples into mV.
 
     Parameters
@@ -101,6 +106,8 @@ def to_millivolts(digital_LT: np.ndarray, gain_L: np.ndarray, baseline_L: np.nda
         Integer samples, leads by times.
     gain_L, baseline_L
         ADC units per mV, and the ADC value of 0 mV.
+    out
+        Float32 array to write into; None makes a new one.
 
     Returns
     -------
@@ -117,13 +124,14 @@ def to_millivolts(digital_LT: np.ndarray, gain_L: np.ndarray, baseline_L: np.nda
         # for float64 and then float32, in a quarter of the time.
         if baseline_L.any():
             physical_LT = np.subtract(
-                digital_LT, baseline_L.astype(np.float32)[:, None], dtype=np.float32
+                digital_LT, baseline_L.astype(np.float32)[:, None], out, dtype=np.float32
             )
             physical_LT /= gain32_L[:, None]
         else:
-            physical_LT = np.divide(digital_LT, gain32_L[:, None], dtype=np.float32)
+            physical_LT = np.divide(digital_LT, gain32_L[:, None], out, dtype=np.float32)
     else:
-        physical_LT = ((digital_LT - baseline_L[:, None]) / gain_L[:, None]).astype(np.float32)
+        physical_LT = np.empty(digital_LT.shape, np.float32) if out is None else out
+        physical_LT[:] = (digital_LT - baseline_L[:, None]) / gain_L[:, None]
     invalid = invalid_value(digital_LT.dtype)
     if digital_LT.min(initial=0) == invalid:
         physical_LT[digital_LT == invalid] = np.nan

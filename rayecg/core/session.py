@@ -36,6 +36,11 @@ _RAY = "r"  # short: a socket's whole path may have 103 characters on macOS, 107
 _SOCKET_TAIL = len(_PREFIX) + 8 + 1 + 2 + 46 + 21
 
 
+#: Environment of workers that go through large arrays: glibc gives large blocks back as they are freed,
+#: and the next step would have each page zeroed anew.
+KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+
+
 @dataclass(frozen=True)
 class RaySettings:
     """Which Ray to use, and how much of the machine; the names are `ray.init`'s own.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from rayecg.core.batch import Batch, Group
-from rayecg.core.errors import RecordError, record_error
+from rayecg.core.errors import DataError, RecordError, record_error
 from rayecg.core.outputs import OperatingPoint, probabilities
 from rayecg.models.backends import empty_windows, open_backend
 from rayecg.models.backends import window_logits as window_logits
@@ -29,6 +29,10 @@ from rayecg.signal.prepare import (
     stand_whole,
 )
 from rayecg.signal.side import metadata_columns
+
+
+#: So many records, none of which a network can do, are not to blame for it.
+ALL_FAIL = 32
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,7 @@ class Predictor:
                 i = int(group.position_N[n])
                 items[i] = self._prepare_one(group, n, rows[i])
         windows = Windows.of(len(batch), items, self.input, empty_windows)
-        edge_B = windows.edge_B
+        edge_B = windows.edges()
         for group, own_N in zip(batch.groups, whole, strict=True):
             place_N = group.position_N[own_N]
             fill_windows(windows.x_WLT, edge_B[place_N], group, own_N, self.input)
@@ -254,15 +258,27 @@ class Predictor:
 
         So does one that the network raises for a record, or a logit that is not finite: its
         neighbours are scored.
+
+        Raises
+        ------
+        DataError
+            If the network raises for every one of `ALL_FAIL` records or more.
         """
         if isinstance(items, Windows):
             windows = items
         else:
             windows = Windows.of(len(items), dict(enumerate(items)), self.input, empty_windows)
-        n_B, edge_B = windows.n_windows_B, windows.edge_B
+        n_B, edge_B = windows.n_windows_B, windows.edges()
         owner_W = np.repeat(np.arange(len(n_B)), n_B)
         logit_WC = np.full((len(owner_W), len(self.labels)), np.nan)
         failed = self._run(windows, edge_B, 0, len(n_B), logit_WC)
+        if len(failed) == (n_B > 0).sum() >= ALL_FAIL:
+            # No record's fault: a device without memory, a network that does not fit its card.
+            error = failed[min(failed)]
+            raise DataError(
+                f"{self.card['architecture']}: raised for every one of {len(failed)} records "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+            )
         lost_W = ~np.isfinite(logit_WC).all(axis=1)
         if lost_W.any():
             for i in np.unique(owner_W[lost_W]).tolist():

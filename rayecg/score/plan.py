@@ -83,6 +83,7 @@ def make_plan(
     facts: np.ndarray,
     size: int | None,
     earlier: pa.Table | None = None,
+    replace: bool = False,
 ) -> Plan:
     """Plan the units of an archive.
 
@@ -96,11 +97,13 @@ def make_plan(
         Records of a unit; None chooses by their number.
     earlier
         The plan that stands in the output.
+    replace
+        Whether a plan whose records are gone is replaced, or refused.
 
     Raises
     ------
     SettingsError
-        If records of the earlier plan are gone.
+        If records of the earlier plan are gone, and it is not to be replaced.
     """
     own = pd.DataFrame({"record_id": record_ids, "facts": facts})
     own["row"] = np.arange(len(own))
@@ -110,6 +113,8 @@ def make_plan(
         before = earlier.to_pandas()
         both = before.merge(own, on="record_id", how="left", suffixes=("_before", ""))
         gone = both["row"].isna()
+        if gone.any() and replace:
+            return make_plan(record_ids, facts, size)
         if gone.any():
             one = both.loc[gone, "record_id"].iloc[0]
             raise SettingsError(

@@ -24,7 +24,7 @@ from rayecg.core.experiment import InputSettings, ScoreSettings
 from rayecg.core.files import MANIFEST, as_json, fingerprint
 from rayecg.core.hashing import hashed
 from rayecg.core.progress import Progress
-from rayecg.core.session import cluster_cpus
+from rayecg.core.session import KEEPS_MEMORY, cluster_cpus
 from rayecg.core.units import Units, as_parquet, failure_as_row, raise_failures, read_parquet
 from rayecg.core.versions import code_fingerprint, versions
 from rayecg.models.backends import open_backend, verify
@@ -93,7 +93,7 @@ def score(
             _refuse(own, standing, plans[name])
         if standing is not None and standing["key"] == own.key:
             earlier = _plan_rows(own)
-    plan = source.plan(earlier, settings.records_per_unit, hash_key)
+    plan = source.plan(earlier, settings.records_per_unit, hash_key, replace)
     names = source.units(plan)
     content = fingerprint(names)
     manifests: dict[str, dict[str, Any]] = {}
@@ -116,9 +116,11 @@ def score(
         done = source.n_input * len(manifests)
         scored = _run_units(worker, names, plan, progress, done)
     seconds = time.perf_counter() - started
+    for own in units.values():
+        # Finished ones, too: a killed job's last worker may have written after they were.
+        own.remove_strays(FOLDERS, names)
     for name, own in waiting.items():
         totals = own.totals(names, source.n_input)
-        own.remove_strays(FOLDERS, names)
         manifests[name] = {
             "key": own.key,
             "stage": "score",
@@ -199,7 +201,12 @@ def _run_units(
         return 0
     scorer = ray.put(worker)
     actor = ray.remote(UnitActor)
-    options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus, "max_restarts": 0}
+    options = {
+        "num_cpus": settings.num_cpus,
+        "num_gpus": settings.num_gpus,
+        "max_restarts": 0,
+        "runtime_env": {"env_vars": KEEPS_MEMORY},
+    }
     first = source.payload(waiting[0], plan)
     n_now = 0
     results = run_on_actors(
@@ -260,6 +267,7 @@ class UnitScorer:
         self.source, self.checkpoints, self.units = source, checkpoints, units
         self.settings, self.hash_key = settings, hash_key
         self.predictors: dict[str, Predictor] = {}
+        self.stamps: dict[str, Stamps] = {}
 
     def open(self, first: dict[str, Any]) -> None:
         """Load the checkpoints; back ends but the reference are verified on a unit's first records."""
@@ -273,6 +281,8 @@ class UnitScorer:
             if settings.backend != "eager":
                 self._verify(predictor, folder, first)
             self.predictors[name] = predictor
+            code = code_fingerprint(*ROOMS)
+            self.stamps[name] = Stamps(identity(predictor.card), code, self.hash_key)
 
     def _verify(self, predictor: Predictor, folder: Path, first: dict[str, Any]) -> None:
         reference = open_backend(
@@ -302,7 +312,7 @@ class UnitScorer:
                     prepared[kind] = predictor.prepare_batch(batch)
                 prediction = predictor.answer(prepared[kind])
                 counts[name].update(prediction.status)
-                stamps = Stamps(identity(predictor.card), code_fingerprint(*ROOMS), self.hash_key)
+                stamps = self.stamps[name]
                 table = record_table(batch, prediction, stamps)
                 rows[name].append(_with_column(table, batch, self.settings.partition))
                 below[name].append(window_table(batch, prediction, stamps, predictor.unit))
@@ -319,7 +329,7 @@ class UnitScorer:
         return {"n_input": n_rows, "n_quarantined": refused}
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"predictors": {}}
+        return vars(self) | {"predictors": {}, "stamps": {}}
 
 
 def _with_column(table: pa.Table, batch: Batch, name: str | None) -> pa.Table:

@@ -55,7 +55,9 @@ class ShardSource:
         parts = [self.folder / RECORDS, self.folder / "quarantine.parquet"]
         return pa.concat_tables(read_table(part, columns=INDEX_NAMES) for part in parts)
 
-    def plan(self, earlier: pa.Table | None, size: int | None, hash_key: bytes | None) -> None:
+    def plan(
+        self, earlier: pa.Table | None, size: int | None, hash_key: bytes | None, replace: bool
+    ) -> None:
         """Give no plan: the shards' files are the units, and their own manifest says which."""
         return
 
@@ -129,11 +131,13 @@ class ArchiveSource:
         """List the records."""
         return self._index
 
-    def plan(self, earlier: pa.Table | None, size: int | None, hash_key: bytes | None) -> Plan:
+    def plan(
+        self, earlier: pa.Table | None, size: int | None, hash_key: bytes | None, replace: bool
+    ) -> Plan:
         """Plan the units, keeping those of an earlier plan; see `rayecg.score.plan.make_plan`."""
         record_ids = hashed_ids(self._index["record_id"].to_pylist(), hash_key)
         facts = record_facts(self._index, self.archive.file_facts(self._index))
-        return make_plan(record_ids, facts, size, earlier)
+        return make_plan(record_ids, facts, size, earlier, replace)
 
     def units(self, plan: Plan | None) -> list[str]:
         """List the work units of a plan."""

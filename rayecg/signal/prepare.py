@@ -181,9 +181,8 @@ class Windows:
     limits: dict[int, tuple[str, ...]]
     errors: dict[int, Exception]
 
-    @property
-    def edge_B(self) -> np.ndarray:
-        """Where each recording's windows begin, and at last where they end."""
+    def edges(self) -> np.ndarray:
+        """Give where each recording's windows begin, and at last where they end."""
         return np.append(0, np.cumsum(self.n_windows_B))
 
     def windows(self, limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -280,15 +279,19 @@ def fill_windows(
             some_NLT = samples[some_N[0] : some_N[-1] + 1]
         else:
             some_NLT = samples[some_N]
+        slots = slot_N[start : start + AT_ONCE]
+        aligned = slots[-1] - slots[0] + 1 == len(slots) and settings.normalisation == "none"
         # To mV, and to zero mean, every lead goes for itself: many records are one of many leads.
         own_RT = to_millivolts(
             some_NLT.reshape(-1, settings.n_times),
             group.gain_NL[some_N].ravel(),
             group.baseline_NL[some_N].ravel(),
+            x_WLT[slots[0] : slots[-1] + 1].reshape(-1, settings.n_times) if aligned else None,
         )
         if settings.normalisation == "record":
             own_RT = _normalised(own_RT)
-        x_WLT[slot_N[start : start + AT_ONCE]] = own_RT.reshape(some_NLT.shape)
+        if not aligned:
+            x_WLT[slots] = own_RT.reshape(some_NLT.shape)
 
 
 def _normalised(x_RT: np.ndarray) -> np.ndarray:

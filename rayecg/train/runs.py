@@ -25,15 +25,12 @@ from ray.train.torch import TorchTrainer
 from rayecg.core.errors import DataError, RayecgError
 from rayecg.core.files import read_json, write_json
 from rayecg.core.progress import Progress
-from rayecg.core.session import own_node
+from rayecg.core.session import KEEPS_MEMORY, own_node
 from rayecg.core.train_settings import ScalingSettings
 from rayecg.train.loop import train_run
 from rayecg.train.resident import build_windows, resident_windows
 from rayecg.train.run import STATE, Run, Workers
 from rayecg.train.trackers import Track, trackers
-
-#: glibc gives large blocks back as they are freed; the next step would have each page zeroed anew.
-KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 
 @dataclasses.dataclass(frozen=True)
