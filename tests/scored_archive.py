@@ -15,10 +15,9 @@ import pandas as pd
 import torch
 
 from rayecg import pipeline
-from rayecg.archives.morphology import LEADS
 from rayecg.archives.synthetic import SyntheticSettings, write_archive
 from rayecg.core.destination import Destination, open_destination
-from rayecg.core.experiment import ArchiveSettings, InputSettings, ScoreSettings
+from rayecg.core.experiment import STANDARD_LEADS, ArchiveSettings, InputSettings, ScoreSettings
 from rayecg.core.settings import to_tree
 from rayecg.core.units import Units
 from rayecg.models.catalogue import ModelInputs, build_model
@@ -42,15 +41,19 @@ def write_records(folder: Path, n: int, duration_s: float = 3.0, n_defective: in
     return folder
 
 
-def write_checkpoint(folder: Path, seed: int = 0, n_filters: int = 4) -> Path:
+def write_checkpoint(folder: Path, seed: int = 0, n_filters: int = 4, scale: float = 1.0) -> Path:
     """Write a checkpoint that reads two seconds, so that a longer record has several windows.
 
-    With many filters it is slow, which leaves time to disturb it.
+    With many filters it is slow, which leaves time to disturb it. `scale` multiplies the filters.
     """
-    own = InputSettings(fs=100, duration_s=2.0, leads=LEADS)
+    own = InputSettings(fs=100, duration_s=2.0, leads=STANDARD_LEADS)
     hyperparameters = {"filters": [n_filters] * 3, "kernels": [7, 5, 3], "hidden": 4}
     torch.manual_seed(seed)
     model = build_model("simple_cnn1d", ModelInputs.of(own), 2, hyperparameters)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Conv1d):
+                layer.weight *= scale
     card = {
         "architecture": "simple_cnn1d",
         "hyperparameters": hyperparameters,
@@ -117,7 +120,7 @@ def wait_for(reached: Callable[[], Any], ended: Callable[[], Any], what: str) ->
     """Wait for something that must come before the work ends; gives what was reached."""
     while not (found := reached()):
         assert not ended(), f"the work ended before {what}"
-        time.sleep(0.005)
+        time.sleep(0.001)
     return found
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from rayecg.core.experiment import STANDARD_LEADS
+from rayecg.models.backends import window_logits
 from rayecg.models.catalogue import ModelInputs, count_parameters
 from rayecg.models.ecg_transnet import EcgTransnet, position_embedding
-from rayecg.models.predictor import window_logits
 
 RECORD = ModelInputs(STANDARD_LEADS, 1000, 100)
 #: Six seconds around a beat, with what is known of the rhythm.

@@ -19,6 +19,7 @@ from rayecg.core.experiment import (
     InputSettings,
 )
 from rayecg.core.settings import Overrides
+from rayecg.models.backends import window_logits
 from rayecg.models.catalogue import (
     ARCHITECTURES,
     ModelInputs,
@@ -28,7 +29,6 @@ from rayecg.models.catalogue import (
     input_of,
     reads,
 )
-from rayecg.models.predictor import window_logits
 
 INPUTS = ModelInputs(STANDARD_LEADS, 250, 100)
 #: Fitted to features, not trained by gradients: tests of its own say what holds of it.

@@ -162,7 +162,7 @@ def write_int8(source: Path, path: Path, x_WLT: np.ndarray, side_WM: np.ndarray)
     Raises
     ------
     DataError
-        If nothing in it can be quantised.
+        If nothing in it can be quantised, or ONNX Runtime cannot do it.
     """
     import onnx
     from onnxruntime import quantization
@@ -187,19 +187,24 @@ def write_int8(source: Path, path: Path, x_WLT: np.ndarray, side_WM: np.ndarray)
 
     with _quiet(), tempfile.TemporaryDirectory() as beside:
         prepared = Path(beside) / "prepared.onnx"
-        quant_pre_process(str(source), str(prepared))
-        quantization.quantize_static(
-            str(prepared),
-            str(path),
-            Reader(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=list(QUANTISED),
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            calibrate_method=quantization.CalibrationMethod.MinMax,
-            extra_options={"CalibMovingAverage": True},
-        )
+        try:
+            # Tracing has stated the shapes; inferring them from symbols fails on networks that join
+            # tensors of computed ones.
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            quantization.quantize_static(
+                str(prepared),
+                str(path),
+                Reader(),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=list(QUANTISED),
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                calibrate_method=quantization.CalibrationMethod.MinMax,
+                extra_options={"CalibMovingAverage": True},
+            )
+        except Exception as error:
+            raise _cannot("int8", error) from None
 
 
 def latencies(

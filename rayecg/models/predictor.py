@@ -17,7 +17,6 @@ from rayecg.core.batch import Batch, Group
 from rayecg.core.errors import DataError, RecordError, record_error
 from rayecg.core.outputs import OperatingPoint, probabilities
 from rayecg.models.backends import empty_windows, open_backend
-from rayecg.models.backends import window_logits as window_logits
 from rayecg.models.checkpoint import input_settings, load_checkpoint
 from rayecg.signal.beats import detect_beats, detection_lead
 from rayecg.signal.prepare import (
@@ -29,7 +28,6 @@ from rayecg.signal.prepare import (
     stand_whole,
 )
 from rayecg.signal.side import metadata_columns
-
 
 #: So many records, none of which a network can do, are not to blame for it.
 ALL_FAIL = 32

@@ -6,8 +6,9 @@ Legend: N example, W window, L lead, T time, M side column, C label.
 from __future__ import annotations
 
 import sys
-import tempfile
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rayecg.core.errors import DataError, SettingsError
-from rayecg.core.files import MANIFEST, read_json, read_table
+from rayecg.core.files import MANIFEST, only_job_on, read_json, read_table
 from rayecg.core.folders import Folders
 from rayecg.core.outputs import OperatingPoint, probabilities
 from rayecg.core.progress import Progress
@@ -75,8 +76,8 @@ def export(
     Raises
     ------
     DataError
-        If the network cannot be exported, a float32 export differs from it by more than rounding, or
-        the shards are not those that it was trained on.
+        If the network cannot be exported, a float32 export differs from it by more than rounding, the
+        shards are not those that it was trained on, or the bundle cannot be written.
     SettingsError
         If the arguments do not fit together.
     """
@@ -93,16 +94,15 @@ def export(
     model, card = load_checkpoint(folder)
     inputs = Inputs.of(input_settings(card))
     places = _places(folder, card, shards, examples)
-    progress = Progress("export", 3, "steps")
-    calibration, on = None, _noise(inputs)
-    if places is not None:
-        on = _windows(folder, card, places, "validation", n_validation, sys.maxsize)
-        train = _windows(folder, card, places, "train", n_calibration, n_calibration)
-        calibration = train.x_WLT, train.side_WM
-    progress.update(1, "windows")
-    # In the bundle, whose file system the files are to be moved on.
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as beside:
-        made = make_exports(model, inputs, Path(beside), calibration)
+    with _beside(folder) as beside:
+        progress = Progress("export", 3, "steps")
+        calibration, on = None, _noise(inputs)
+        if places is not None:
+            on = _windows(folder, card, places, "validation", n_validation, sys.maxsize)
+            train = _windows(folder, card, places, "train", n_calibration, n_calibration)
+            calibration = train.x_WLT, train.side_WM
+        progress.update(1, "windows")
+        made = make_exports(model, inputs, beside, calibration)
         progress.update(2, "files")
         eager = torch_backend("eager", model, BATCH, torch.device("cpu"))
         expected = _outputs(eager, on, card)
@@ -124,6 +124,18 @@ def export(
         "exports": {name: written["exports"][name] for name in made.said},
         "left_out": made.left_out,
     }
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """Hold a bundle, and make a folder in it, whose file system the files are to be moved on.
+
+    By its name whoever holds the bundle next removes what a killed export left.
+    """
+    with only_job_on(folder):
+        beside = folder / f".export.{uuid.uuid4().hex}.part"
+        beside.mkdir()
+        yield beside
 
 
 def _places(

@@ -23,6 +23,8 @@ from rayecg.score.run import STATUSES
 
 #: What names a row.
 EXAMPLE, RECORD = ["record_id", "offset"], ["record_id"]
+#: What tells of one run: null in an ensemble's rows, whose card and manifest name its members.
+OF_A_RUN = ("checkpoint", "code_version")
 
 
 def mean_logits(logit_MNC: np.ndarray, kind: Kind) -> np.ndarray:
@@ -141,12 +143,16 @@ def targets_of(file: Path, fold: int | None, rows: pd.Index, task: Labels) -> np
 
 def worst_of(places: Sequence[Path], rows: pd.Index) -> pa.Table:
     """Give what is said of each record by the member that fared worst with it, the first of equals."""
+    names = [field.name for field in RECORD_COLUMNS]
+    said = [name for name in names if name not in OF_A_RUN]
     tables, rank_MN = [], np.empty((len(places), len(rows)), dtype=np.int64)
     for own_N, place in zip(rank_MN, places, strict=True):
-        table = read_table(place, columns=[field.name for field in RECORD_COLUMNS])
+        table = read_table(place, columns=said)
         order = pd.Index(table["record_id"].to_pylist()).get_indexer(rows)
         tables.append(table.take(pa.array(order)))
         own_N[:] = [STATUSES.index(status) for status in tables[-1]["status"].to_pylist()]
     worst_N = rank_MN.argmax(axis=0)
     chosen = pa.concat_tables(tables).take(pa.array(worst_N * len(rows) + np.arange(len(rows))))
-    return chosen.cast(pa.schema(RECORD_COLUMNS))
+    for name in OF_A_RUN:
+        chosen = chosen.append_column(name, pa.nulls(len(rows), pa.string()))
+    return chosen.select(names).cast(pa.schema(RECORD_COLUMNS))

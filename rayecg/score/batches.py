@@ -26,7 +26,7 @@ from rayecg.core.outputs import Kind, probabilities
 from rayecg.core.predictions import stack_output
 from rayecg.core.shard_format import read_records, shard_files
 from rayecg.core.versions import code_fingerprint
-from rayecg.models.checkpoint import read_card
+from rayecg.models.checkpoint import identity, read_card
 from rayecg.models.predictor import Predictor
 from rayecg.score.run import ROOMS
 from rayecg.score.sources import ShardSource
@@ -94,7 +94,7 @@ def probe_batches(
 
     keys = {}
     for name, folder in checkpoints.items():
-        parts = [read_card(folder), source.key, settings.batch_size, n_examples, SEED]
+        parts = [identity(read_card(folder)), source.key, settings.batch_size, n_examples, SEED]
         keys[name] = fingerprint([*parts, code_fingerprint(*ROOMS)])
     waiting = [name for name in checkpoints if not _stands(batches_file(out, name), keys[name])]
     if not waiting:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from rayecg.core.errors import DataError
 from rayecg.core.experiment import ScoreSettings
 from rayecg.models.predictor import Predictor
 from rayecg.score.sources import Source
@@ -37,6 +38,8 @@ def estimate(checkpoint: Path, source: Source, settings: ScoreSettings) -> str:
             if counts.total() >= N_SAMPLE:
                 break
         seconds = time.perf_counter() - started
+    if not counts:
+        raise DataError("--dry-run: none of the chosen records is among the first of the shards")
     rate = counts.total() / seconds
     actors = settings.concurrency or max(int((os.cpu_count() or 1) / settings.num_cpus), 1)
     came = ", ".join(f"{n} {status}" for status, n in counts.most_common())

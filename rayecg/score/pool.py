@@ -7,7 +7,7 @@ schema for all rows, and starts a dead actor's work again without end.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from rayecg.core.errors import DataError
@@ -23,8 +23,10 @@ def run_on_actors(
     units: Iterable[str],
     payload: Callable[[str], dict[str, Any]],
     n_actors: int,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any]]:
     """Have every unit worked on by some actor; yields what each gave, in the order they end.
+
+    Whoever stops before the end closes it, which ends the actors.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import torch
 
 from rayecg.core.errors import DataError
 from rayecg.core.experiment import ScoreSettings
-from rayecg.core.session import cluster_cpus
 from rayecg.models.predictor import Predictor
 from rayecg.score.sources import Source
 
@@ -48,13 +47,9 @@ def chosen_execution(
 
     plan = source.plan(None, settings.records_per_unit, None)
     first = source.payload(source.units(plan)[0], plan)
-    if settings.num_gpus:
-        ways = [(1, 1)]
-    else:
-        n_cpus = int(cluster_cpus())
-        ways = sorted({(n_cpus, 1), (1, n_cpus)}, reverse=True)  # actors, and threads of each
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     rates: dict[tuple[int, int], float] = {}
-    for n_actors, threads in ways:
+    for n_actors, threads in [(1, 1)] if settings.num_gpus else ways(nodes):
         own = replace(settings, num_cpus=float(threads))
         task = ray.remote(num_cpus=threads, num_gpus=settings.num_gpus)(measure)
         calls = [task.remote(checkpoint, source, first, own) for _ in range(n_actors)]
@@ -63,6 +58,15 @@ def chosen_execution(
                 rates[threads, size] = rates.get((threads, size), 0.0) + rate
     threads, size = best(rates, settings.batch_size)
     return replace(settings, batch_size=size, num_cpus=float(threads))
+
+
+def ways(cpus: Sequence[int]) -> list[tuple[int, int]]:
+    """Give actors, and threads of each: one thread, or a whole node's, of nodes with so many CPUs."""
+    # An actor is on one node: one with the threads of several would be waited for for ever.
+    most = max(1, *cpus)
+    found = {(sum(cpus), 1), (sum(n // most for n in cpus), most)}
+    # A cluster that is still without workers gets one for what is tried.
+    return sorted({(max(n_actors, 1), threads) for n_actors, threads in found}, reverse=True)
 
 
 def best(rates: Mapping[tuple[int, int], float], usual: int) -> tuple[int, int]:
@@ -94,9 +98,9 @@ def measure(
         parts.append(predictor.prepare_batch(batch).windows())
         if sum(len(x_WLT) for x_WLT, _ in parts) >= max(BATCH_SIZES):
             break
+    if not any(len(x_WLT) for x_WLT, _ in parts):
+        raise DataError("--probe: none of the first records can be read; leave it away")
     x_WLT, side_WM = (np.concatenate(part) for part in zip(*parts, strict=True))
-    if not len(x_WLT):
-        raise DataError("--probe: none of the first records can be read")
     sizes = sorted({*BATCH_SIZES, settings.batch_size})
     rates = {}
     for size in sizes:

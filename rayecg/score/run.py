@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -215,11 +216,13 @@ def _run_units(
         lambda unit: source.payload(unit, plan),
         _n_actors(settings),
     )
-    for result in raise_failures(results):
-        n_now += result["n_input"]
-        done += result["n_input"] * len(worker.units)
-        quarantined += result["n_quarantined"]
-        progress.update(done, f"{quarantined} quarantined" if quarantined else "")
+    # A failure ends the actors here, not when the generator is collected: Ray may be gone by then.
+    with closing(results):
+        for result in raise_failures(results):
+            n_now += result["n_input"]
+            done += result["n_input"] * len(worker.units)
+            quarantined += result["n_quarantined"]
+            progress.update(done, f"{quarantined} quarantined" if quarantined else "")
     return n_now
 
 

@@ -56,7 +56,11 @@ class ShardSource:
         return pa.concat_tables(read_table(part, columns=INDEX_NAMES) for part in parts)
 
     def plan(
-        self, earlier: pa.Table | None, size: int | None, hash_key: bytes | None, replace: bool
+        self,
+        earlier: pa.Table | None,
+        size: int | None,
+        hash_key: bytes | None,
+        replace: bool = False,
     ) -> None:
         """Give no plan: the shards' files are the units, and their own manifest says which."""
         return
@@ -132,7 +136,11 @@ class ArchiveSource:
         return self._index
 
     def plan(
-        self, earlier: pa.Table | None, size: int | None, hash_key: bytes | None, replace: bool
+        self,
+        earlier: pa.Table | None,
+        size: int | None,
+        hash_key: bytes | None,
+        replace: bool = False,
     ) -> Plan:
         """Plan the units, keeping those of an earlier plan; see `rayecg.score.plan.make_plan`."""
         record_ids = hashed_ids(self._index["record_id"].to_pylist(), hash_key)

@@ -23,9 +23,10 @@ from rayecg.core.train_settings import LossSettings, OperatingPointSettings
 from rayecg.core.versions import versions
 from rayecg.metrics.classification import evaluate
 from rayecg.metrics.operating_point import choose_operating_point, decision_weights
+from rayecg.models.backends import window_logits
 from rayecg.models.catalogue import count_parameters
 from rayecg.models.checkpoint import save_checkpoint
-from rayecg.models.predictor import combine_logits, window_logits
+from rayecg.models.predictor import combine_logits
 from rayecg.train.losses import make_loss
 from rayecg.train.reference import (
     limits,

@@ -1,0 +1,289 @@
+"""How fast archives are scored: from shards, from raw records, and at growing sizes.
+
+    python benchmarks/scoring.py [--json] [--records 60000] [--scale 20000,100000,400000]
+
+Makes its own data (simulated records, distinct files) and trains its networks on some of them, for one
+short run each: how fast a network is does not depend on how good it is.
+
+`shards_NAME_BACKEND`: records/s of scoring shards in steady state (between the first finished units of
+all actors and the last one) over those of the same back end looping over batches that lie in memory,
+one process for each actor, side by side. `raw_simple_cnn1d`: records/s of scoring distinct raw 100 Hz
+records with default checks and flags, by the fastest back end, over a loop of `wfdb.rdsamp` and eager
+torch in batches of 64 in one process; `whole_ratio` counts starting and ending, too. The sides take
+turns; `a_a_control` is the baseline against itself. `scale_N`: the whole job from index to manifest
+without the start of Ray, and the largest private memory of a worker and of the driver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import wfdb
+from ingest import peak_memory
+
+from rayecg import pipeline
+from rayecg.archives.synthetic import SyntheticSettings, write_archive
+from rayecg.core.experiment import (
+    ArchitectureSettings,
+    ArchiveSettings,
+    Experiment,
+    ScoreSettings,
+    ShardSettings,
+)
+from rayecg.core.session import KEEPS_MEMORY, RaySettings, ray_session
+from rayecg.core.train_settings import TrainSettings
+from rayecg.core.versions import versions
+from rayecg.models.backends import empty_windows
+from rayecg.models.predictor import Predictor
+
+ARCHITECTURES = ("simple_cnn1d", "hmt_ecgnet")
+BACKENDS = ("eager", "onnx", "onnx_int8")
+BATCH = 64
+TURNS = 3
+#: Windows that a loop in memory goes over again and again, and for how long (s).
+N_WINDOWS, LOOP_S = 32 * BATCH, 4.0
+#: Records of `make_shards` that hmt_ecgnet scores, which takes longer for each.
+SHARE = {"simple_cnn1d": 1.0, "hmt_ecgnet": 0.25}
+#: Records that the slow side reads in a turn; its rate does not depend on how many.
+SLOW = 512
+
+
+def simulate(folder: Path, n_records: int, seed: int) -> None:
+    """Write an archive of distinct 100 Hz records without defects, in a process that ends."""
+    settings = SyntheticSettings(n_records=n_records, fs=100, seed=seed, n_defective=0)
+    with _processes(1) as pool:
+        pool.submit(write_archive, folder, settings).result()
+
+
+def _processes(n: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(n, mp_context=multiprocessing.get_context("spawn"))
+
+
+def checkpoints(out: Path) -> dict[str, Path]:
+    """Train and export the networks."""
+    asked = Experiment(
+        name="scoring",
+        archive=ArchiveSettings("synthetic", n_records=600, rate=100),
+        architectures=tuple(ArchitectureSettings(name) for name in ARCHITECTURES),
+        seeds=(0,),
+        train=TrainSettings(epochs=2),
+    )
+    pipeline.train(asked, out)
+    found = {name: out / f"{name}-seed0" / "checkpoint" for name in ARCHITECTURES}
+    for folder in found.values():
+        pipeline.export(folder)
+    return found
+
+
+def loop_in_memory(checkpoint: Path, backend: str) -> float:
+    """Give records/s of a back end over batches in memory; one process of several."""
+    torch.set_num_threads(1)
+    own = Predictor(checkpoint, BATCH, backend=backend, threads=1).backend
+    x_WLT = empty_windows((N_WINDOWS, 12, 1000))
+    x_WLT[:] = np.random.default_rng(0).normal(0, 0.3, x_WLT.shape)
+    side_WM = np.empty((N_WINDOWS, 0), dtype=np.float32)
+    starts = range(0, N_WINDOWS, BATCH)
+
+    def batch(start: int) -> None:
+        own.logits(x_WLT[start : start + BATCH], side_WM[start : start + BATCH])
+
+    for start in starts[:4]:
+        batch(start)
+    n, started = 0, time.perf_counter()
+    while time.perf_counter() - started < LOOP_S:
+        batch(starts[n // BATCH % len(starts)])
+        n += BATCH
+    return n / (time.perf_counter() - started)
+
+
+def in_memory(checkpoint: Path, backend: str, n_processes: int) -> float:
+    """Give records/s of several processes side by side."""
+    os.environ |= KEEPS_MEMORY  # as the actors have it
+    with _processes(n_processes) as pool:
+        calls = [pool.submit(loop_in_memory, checkpoint, backend) for _ in range(n_processes)]
+        return sum(call.result() for call in calls)
+
+
+def scored(checkpoint: Path, backend: str, out: Path, **source: Any) -> tuple[float, float]:
+    """Score; gives records/s in steady state, and seconds from start to end."""
+    archive = source.pop("archive", None)
+    started = time.perf_counter()
+    settings = ScoreSettings(backend=backend, batch_size=BATCH)
+    pipeline.score(checkpoint, archive, out, settings, replace=True, **source)
+    whole_s = time.perf_counter() - started
+    entries = [
+        (file.stat().st_mtime, json.loads(file.read_text())["n_input"])
+        for file in out.glob("ledger/*/*.json")
+    ]
+    entries.sort()
+    first = os.cpu_count() or 1  # each actor's first unit waits for its start
+    n = sum(count for _, count in entries[first:])
+    return n / (entries[-1][0] - entries[first - 1][0]), whole_s
+
+
+def from_shards(name: str, backend: str, checkpoint: Path, shards: Path, n: int, out: Path) -> Any:
+    """Take turns between scoring shards and looping in memory."""
+    actors = os.cpu_count() or 1
+    by_hand, again, own = [], [], []
+    for turn in range(TURNS):
+        by_hand.append(in_memory(checkpoint, backend, actors))
+        limit = n if SHARE[name] < 1 else None
+        place = out / f"{name}-{backend}-{turn}"
+        own.append(scored(checkpoint, backend, place, shards=shards, limit=limit)[0])
+        again.append(in_memory(checkpoint, backend, actors))
+    both = [(a + b) / 2 for a, b in zip(by_hand, again, strict=True)]
+    return {
+        "ratio": statistics.median(a / b for a, b in zip(own, both, strict=True)),
+        "records_per_s": statistics.median(own),
+        "in_memory_records_per_s": statistics.median(both),
+        "a_a_control": statistics.median(a / b for a, b in zip(by_hand, again, strict=True)),
+    }
+
+
+def wfdb_loop(root: Path, names: Sequence[str], predictor: Predictor) -> float:
+    """Give records/s of `wfdb.rdsamp` and eager torch, batch by batch."""
+    model, started = predictor.model, time.perf_counter()
+    with torch.inference_mode():
+        for start in range(0, len(names), BATCH):
+            batch = [wfdb.rdsamp(str(root / name))[0].T for name in names[start : start + BATCH]]
+            model(torch.from_numpy(np.stack(batch).astype(np.float32))).numpy()
+    return len(names) / (time.perf_counter() - started)
+
+
+def from_raw(checkpoint: Path, root: Path, backend: str, out: Path) -> dict[str, float]:
+    """Take turns between scoring a raw archive and the loop that one would write first."""
+    names = sorted(str(file.relative_to(root))[:-4] for file in root.rglob("*.hea"))
+    predictor = Predictor(checkpoint, BATCH)
+    archive = ArchiveSettings("wfdb", str(root))
+    slow, again, steady, whole = [], [], [], []
+    rng = np.random.default_rng(0)
+    for turn in range(TURNS):
+        one, other = (rng.choice(names, SLOW, replace=False).tolist() for _ in range(2))
+        slow.append(wfdb_loop(root, one, predictor))
+        rate, seconds = scored(checkpoint, backend, out / f"raw-{backend}-{turn}", archive=archive)
+        steady.append(rate)
+        whole.append(len(names) / seconds)
+        again.append(wfdb_loop(root, other, predictor))
+    both = [(a + b) / 2 for a, b in zip(slow, again, strict=True)]
+    return {
+        "ratio": statistics.median(a / b for a, b in zip(steady, both, strict=True)),
+        "whole_ratio": statistics.median(a / b for a, b in zip(whole, both, strict=True)),
+        "records_per_s": statistics.median(steady),
+        "wfdb_and_torch_records_per_s": statistics.median(both),
+        "a_a_control": statistics.median(a / b for a, b in zip(slow, again, strict=True)),
+    }
+
+
+def scale(sizes: Sequence[int], checkpoint: Path, root: Path, backend: str, out: Path) -> Any:
+    """Measure time and memory of whole jobs over the first records of an archive."""
+    rows = {}
+    for n_records in sizes:
+        archive = ArchiveSettings("wfdb", str(root), limit=n_records)
+        with peak_memory() as peak:
+            rate, seconds = scored(checkpoint, backend, out / f"scale-{n_records}", archive=archive)
+        rows[f"scale_{n_records}"] = {
+            "records": n_records,
+            "seconds": seconds,
+            "records_per_s": n_records / seconds,
+            "steady_records_per_s": rate,
+            "worker_mb": peak["worker"] / 2**20,
+            "driver_mb": peak["driver"] / 2**20,
+        }
+    return rows
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measure what is asked for."""
+    sizes = [int(size) for size in arguments.scale.split(",")] if arguments.scale else []
+    root = folder / "archive"
+    simulate(root, max([arguments.records, *sizes]), seed=1)
+    rows: dict[str, Any] = {}
+    with ray_session(RaySettings()):
+        found = checkpoints(folder / "train")
+        archive = ArchiveSettings("wfdb", str(root), limit=arguments.records)
+        if not arguments.only_scale:
+            pipeline.make_shards(archive, ShardSettings(), folder / "shards")
+            for name, checkpoint in found.items():
+                n = round(arguments.records * SHARE[name])
+                for backend in BACKENDS:
+                    place = folder / "shards", n, folder / "scores"
+                    rows[f"shards_{name}_{backend}"] = from_shards(
+                        name, backend, checkpoint, *place
+                    )
+            rates = {own: rows[f"shards_simple_cnn1d_{own}"]["records_per_s"] for own in BACKENDS}
+            fastest = max(rates, key=lambda own: rates[own])
+            raw = from_raw(found["simple_cnn1d"], root, fastest, folder / "scores")
+            rows["raw_simple_cnn1d"] = {"backend": fastest, **raw}
+        rows |= scale(sizes, found["simple_cnn1d"], root, "onnx_int8", folder / "scores")
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--records", type=int, default=60_000, help="of shards and raw (60000)")
+    parser.add_argument("--scale", metavar="N,N,…", help="also: whole jobs at these sizes")
+    parser.add_argument("--only-scale", action="store_true", help="nothing but these")
+    parser.add_argument("--work", type=Path, help="where the data are made (a temporary folder)")
+    parser.add_argument("--out", type=Path, help="folder for the table and plot of --scale")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.work) as work:
+        rows = measure(arguments, Path(work))
+    if arguments.out:
+        write_scale(rows, arguments.out)
+    if arguments.json:
+        json.dump(
+            {"cpus": os.cpu_count(), "versions": versions(), "rows": rows}, sys.stdout, indent=2
+        )
+        print()
+        return
+    for name, row in rows.items():
+        figures = ", ".join(
+            f"{key} {value:,.3g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in row.items()
+        )
+        print(f"{name:34s} {figures}")
+
+
+def write_scale(rows: dict[str, Any], out: Path) -> None:
+    """Write the rows of `--scale` as a table and a plot."""
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    out.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame([row for name, row in rows.items() if name.startswith("scale_")])
+    table.round(1).to_csv(out / "scale.csv", index=False)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    left.plot(table["records"], table["seconds"], "o-", color="#0072B2")
+    left.plot(
+        table["records"],
+        table["records"] * table["seconds"].iloc[-1] / table["records"].iloc[-1],
+        ":",
+        color="#5d6b7a",
+        label="in proportion to the largest",
+    )
+    left.set(xlabel="records", ylabel="seconds", title="Index to manifest", ylim=0)
+    left.legend(frameon=False)
+    for name, dash in (("worker", "o-"), ("driver", "s--")):
+        right.plot(table["records"], table[f"{name}_mb"], dash, label=name)
+    right.set(xlabel="records", ylabel="MB", title="Largest private memory", ylim=0)
+    right.legend(frameon=False)
+    figure.savefig(out / "scale.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
