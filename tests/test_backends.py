@@ -43,6 +43,15 @@ CARD = {
 MEASURED = {"agreement": {"mean_dp": 0.01}}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """On batches as small as these, threads mostly wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory) -> Path:
     """A network that has learnt a little: which of three rates a wave has."""

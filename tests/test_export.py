@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from rayecg.core.files import read_json, read_table, write_json
 from rayecg.core.settings import to_tree
 from rayecg.models.backends import onnx_backend, open_backend, torch_backend, verify
 from rayecg.models.catalogue import (
-    ARCHITECTURES,
     ModelInputs,
     build_model,
     declared_reads,
@@ -30,6 +29,7 @@ from rayecg.models.checkpoint import (
     ONNX,
     ONNX_INT8,
     PROGRAM,
+    WEIGHTS,
     identity,
     load_checkpoint,
     read_card,
@@ -39,11 +39,22 @@ from rayecg.models.export import OPSET, export_program, write_int8, write_onnx
 from rayecg.pipeline.export import export
 from rayecg.score import batches
 
+#: Files of a bundle without exports.
+BUNDLE = (CARD, WEIGHTS)
 KINDS = {
     "beats": ("multiclass", InputSettings(leads=("MLII",), fs=100, duration_s=1.0)),
     # Windows of 4 s of recordings of 10 s: three of each.
     "recordings": ("multilabel", InputSettings(leads=("I", "II", "V1"), fs=100, duration_s=4.0)),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """On batches as small as these, threads mostly wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -55,26 +66,11 @@ def finished(request, tmp_path_factory) -> Path:
 def make_finished(out: Path, kind: str) -> Path:
     write_benchmark(out, kind)
     task = read_json(out / "work" / "task.json")
-    decides, reads = KINDS[kind]
+    reads = KINDS[kind][1]
     labels = tuple(task["labels"])
     torch.manual_seed(0)
     model = build_model("simple_cnn1d", ModelInputs.of(reads), len(labels), {"hidden": 8})
-    point: dict[str, Any] = {"kind": decides, "split": "validation", "n_examples": 10}
-    point |= {"temperature": 1.0, "rule": "argmax" if decides == "multiclass" else "max_f1"}
-    point["thresholds_C"] = [] if decides == "multiclass" else [0.5] * len(labels)
-    card = {
-        "architecture": "simple_cnn1d",
-        "hyperparameters": {"hidden": 8},
-        "input": to_tree(reads),
-        "task": {
-            "name": task["name"],
-            "kind": decides,
-            "unit": task["unit"],
-            "labels": list(labels),
-        },
-        "operating_point": point,
-        "training": {"fold": None, "shards_key": KEY},
-    }
+    card = card_of(kind, task["name"], task["unit"], labels)
     bundle = out / "work" / "train" / "wide-seed0" / "checkpoint"
     save_checkpoint(bundle, model, card)
     examples = read_table(out / "work" / "examples.parquet").to_pandas()
@@ -91,6 +87,21 @@ def make_finished(out: Path, kind: str) -> Path:
         optimiser.step()
     save_checkpoint(bundle, model, card)
     return bundle
+
+
+def card_of(kind: str, name: str, unit: str, labels: Sequence[str]) -> dict[str, Any]:
+    decides, reads = KINDS[kind]
+    point: dict[str, Any] = {"kind": decides, "split": "validation", "n_examples": 10}
+    point |= {"temperature": 1.0, "rule": "argmax" if decides == "multiclass" else "max_f1"}
+    point["thresholds_C"] = [] if decides == "multiclass" else [0.5] * len(labels)
+    return {
+        "architecture": "simple_cnn1d",
+        "hyperparameters": {"hidden": 8},
+        "input": to_tree(reads),
+        "task": {"name": name, "kind": decides, "unit": unit, "labels": list(labels)},
+        "operating_point": point,
+        "training": {"fold": None, "shards_key": KEY},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +128,8 @@ def test_the_card_says_what_was_made(done):
     assert found == {"exports": card["exports"], "left_out": {}}
     assert set(card["exports"]) == {PROGRAM, ONNX, ONNX_INT8}
     assert identity(card) == before
-    assert {path.name for path in bundle.iterdir()} == {
-        *card["exports"],
-        CARD,
-        "model.safetensors",
-    }
+    # `.lock` stays wherever a job has written.
+    assert {path.name for path in bundle.iterdir()} == {*card["exports"], *BUNDLE, ".lock"}
     for name, said in card["exports"].items():
         assert said["size"] == (bundle / name).stat().st_size
         assert set(said["latency_ms"]) == {"one_window", "eager", "threads"}
@@ -187,9 +195,16 @@ def test_the_program_runs_by_itself(done):
             torch.testing.assert_close(program(x_BLT), model(x_BLT), rtol=1e-4, atol=1e-5)
 
 
-def test_without_training_records_nothing_is_quantised(finished, tmp_path):
-    alone = shutil.copytree(finished, tmp_path / "checkpoint")
+def test_without_training_records_nothing_is_quantised(tmp_path):
+    alone = tmp_path / "checkpoint"
+    inputs = ModelInputs.of(KINDS["beats"][1])
+    model = build_model("simple_cnn1d", inputs, 2, {"hidden": 8})
+    save_checkpoint(alone, model, card_of("beats", "mine", "beat", ["A", "B"]))
+    leftover = alone / f".export.{'0' * 32}.part"  # of a job that was killed
+    leftover.mkdir()
+    (leftover / ONNX).write_bytes(b"half")
     found = export(alone)
+    assert {path.name for path in alone.iterdir()} == {PROGRAM, ONNX, *BUNDLE, ".lock"}
     assert set(found["exports"]) == {PROGRAM, ONNX}
     assert found["left_out"] == {ONNX_INT8: "int8 needs training records"}
     assert found["exports"][ONNX]["agreement"]["split"] == "none: random numbers"
@@ -208,11 +223,13 @@ def test_other_shards_are_refused(finished, tmp_path):
     assert (finished / CARD).read_bytes() == before
 
 
-#: One of each way to read windows; the recurrent ones are unrolled in time, which takes minutes.
-QUICK = ["simple_cnn1d", "ecg_transnet", "feature_boosting", "linear_discriminant"]
+#: Not the recurrent ones, which are unrolled in time: that takes minutes.
+LARGE = ["hmt_ecgnet", "resnet1d_wang", "fcn_wang", "xresnet1d18", "inception1d"]
 
 
-@pytest.mark.parametrize("name", [n for n in QUICK if n in ARCHITECTURES])
+@pytest.mark.parametrize(
+    "name", ["ecg_transnet", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
+)
 def test_architectures_export_with_the_columns_beside(tmp_path, name):
     inputs = ModelInputs.of(declared_reads(name).input)
     torch.manual_seed(0)
@@ -224,6 +241,9 @@ def test_architectures_export_with_the_columns_beside(tmp_path, name):
     card = {"architecture": name, "operating_point": {"kind": "multilabel"}}
     eager = torch_backend("eager", model, 3, cpu)
     verify(onnx_backend("onnx", tmp_path / ONNX, 3, cpu, 1), eager, x_WLT, side_WM, card)
+    write_int8(tmp_path / ONNX, tmp_path / ONNX_INT8, x_WLT, side_WM)
+    int8 = onnx_backend("onnx_int8", tmp_path / ONNX_INT8, 3, cpu, 1)
+    assert 0 < np.abs(int8.logits(x_WLT, side_WM) - eager.logits(x_WLT, side_WM)).max() < 1
 
 
 class Untraceable(torch.nn.Module):

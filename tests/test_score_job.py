@@ -52,13 +52,16 @@ def job(**options: object) -> Ended:
         pytest.MonkeyPatch.context() as patch,
         redirect_stdout(io.StringIO()) as out,
         redirect_stderr(io.StringIO()) as err,
-        pytest.raises(SystemExit) as ended,
     ):
         patch.setattr(sys, "argv", arguments)
-        runpy.run_path(file, run_name="__main__")
-    torch.set_num_threads(threads)
-    assert isinstance(ended.value.code, int)
-    return Ended(ended.value.code, out.getvalue(), err.getvalue())
+        try:
+            runpy.run_path(file, run_name="__main__")
+        except SystemExit as ended:
+            status = ended.code
+        finally:
+            torch.set_num_threads(threads)
+    assert isinstance(status, int)
+    return Ended(status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from rayecg.archives import wfdb_reader
 from rayecg.archives.base import Archive
 from rayecg.archives.wfdb_header import read_header
 from rayecg.core.errors import DataError, RecordError
-from rayecg.core.files import fingerprint
 from rayecg.core.record import Record
 from rayecg.core.shard_format import index_columns
 from rayecg.signal.leads import with_derived_leads
@@ -25,8 +24,6 @@ class WfdbFolder(Archive):
     belong to it; a segment of another name is a record of its own besides.
     """
 
-    suffixes: tuple[str, ...] = ()
-
     def index(self) -> pa.Table:
         """List the records by relative path."""
         names = sorted(name.removesuffix(".hea") for name in self.folder.walk(".hea"))
@@ -37,12 +34,24 @@ class WfdbFolder(Archive):
         names = names[: self.settings.limit]
         return index_columns({"record_id": names, "path": names})
 
-    def fingerprint(self, index: pa.Table) -> str:
-        """Fingerprint the index, and size and time of every file: a header may name any of them."""
-        facts = self.folder.facts(self.folder.walk(""))
-        return fingerprint(
-            [super().fingerprint(index), hashlib.sha256(facts.tobytes()).hexdigest()]
-        )
+    def deciding_facts(self, index: pa.Table) -> np.ndarray:
+        """Give size and time of every file: a header may name any of them."""
+        return self.folder.facts(self.folder.walk(""))
+
+    def file_facts(self, index: pa.Table) -> np.ndarray:
+        """Give size and time of each record's files, added up: of those that are called after it.
+
+        `NAME.x`, and the segments `NAME_0001.x` that are no records of their own.
+        """
+        place = {name: i for i, name in enumerate(index["path"].to_pylist())}
+        names = self.folder.walk("")
+        facts = np.zeros((index.num_rows, 2), np.int64)
+        for name, own in zip(names, self.folder.facts(names), strict=True):
+            stem = name.rpartition(".")[0]
+            i = place.get(stem, place.get(stem.rpartition("_")[0]))
+            if i is not None:
+                facts[i] += own
+        return facts
 
     def _segments(self, names: list[str]) -> set[str]:
         """Find what belongs to a record of several segments.

@@ -236,8 +236,11 @@ def _statement(kind: str, **more: Any) -> dict[str, Any]:
 
 
 def _cannot(what: str, error: Exception) -> DataError:
-    text = " ".join(str(error).split())[:200]
-    return DataError(f"the network cannot be exported to {what} ({type(error).__name__}: {text})")
+    cause: BaseException = error
+    while cause.__cause__ is not None:  # exporters wrap it in advice
+        cause = cause.__cause__
+    text = " ".join(str(cause).split())[:200]
+    return DataError(f"the network cannot be exported to {what} ({type(cause).__name__}: {text})")
 
 
 @contextmanager

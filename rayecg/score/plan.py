@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from rayecg.core.errors import SettingsError
+from rayecg.core.hashing import hashed
 
 #: Records of a unit, where the settings leave it open: enough units for every worker, and few enough
 #: that a unit's own cost (a call, two files) does not count.
@@ -28,6 +29,8 @@ SCHEMA = pa.schema(
         pa.field("facts", pa.uint64(), nullable=False),
     ]
 )
+#: What pandas hashes texts under where nothing is said.
+_NO_KEY = "0123456789123456"
 #: What of the index decides a record's row, beside its files.
 _DECIDES = ("record_id", "path", "patient_id", "strat_fold", "age", "sex", "site", "device")
 
@@ -52,7 +55,7 @@ class Plan:
     n_changed: int
 
 
-def record_facts(index: pa.Table, files: np.ndarray) -> np.ndarray:
+def record_facts(index: pa.Table, files: np.ndarray, key: bytes | None = None) -> np.ndarray:
     """Fingerprint each record by its index row and its files.
 
     Parameters
@@ -61,6 +64,8 @@ def record_facts(index: pa.Table, files: np.ndarray) -> np.ndarray:
         With the columns of `rayecg.core.shard_format.INDEX_FIELDS`.
     files
         int64, records by numbers: size and time of each file.
+    key
+        Under which ids are hashed: without it nobody can try which record a fingerprint is of.
 
     Returns
     -------
@@ -70,7 +75,8 @@ def record_facts(index: pa.Table, files: np.ndarray) -> np.ndarray:
     frame = index.select(_DECIDES).to_pandas()
     frame[[f"file{i}" for i in range(files.shape[1])]] = files
     # Missing numbers and texts hash alike wherever they stand.
-    return pd.util.hash_pandas_object(frame, index=False).to_numpy()
+    own = hashed("facts", key)[:16] if key else _NO_KEY
+    return pd.util.hash_pandas_object(frame, index=False, hash_key=own).to_numpy()
 
 
 def unit_size(n_records: int) -> int:

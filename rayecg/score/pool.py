@@ -23,6 +23,7 @@ def run_on_actors(
     units: Iterable[str],
     payload: Callable[[str], dict[str, Any]],
     n_actors: int,
+    ready: Callable[[], None] = lambda: None,
 ) -> Generator[dict[str, Any]]:
     """Have every unit worked on by some actor; yields what each gave, in the order they end.
 
@@ -38,6 +39,8 @@ def run_on_actors(
         Gives what an actor needs for a unit; asked when it is handed out.
     n_actors
         How many to keep. Those that the cluster has no room for wait for it.
+    ready
+        Called whenever an actor is ready.
 
     Raises
     ------
@@ -87,6 +90,8 @@ def run_on_actors(
                     continue
                 if unit is not None or found.get("failure"):
                     yield found
+                else:
+                    ready()
             if dead is None:
                 hand_out(actor)
                 if not waiting and all(own is None for _, own in under_way.values()):

@@ -104,8 +104,7 @@ def score(
             manifests[name] = standing
     waiting = {name: own for name, own in units.items() if name not in manifests}
     progress = Progress("score", source.n_input * len(checkpoints), "rows")
-    started = time.perf_counter()
-    scored = 0
+    scored, seconds = 0, 0.0
     if waiting:
         for name, own in waiting.items():
             own.open((*FOLDERS, PLAN_ROWS, *SUMMARY), plans[name])
@@ -115,8 +114,7 @@ def score(
         of = {name: Path(checkpoints[name]).resolve() for name in waiting}
         worker = UnitScorer(source, of, waiting, settings, hash_key)
         done = source.n_input * len(manifests)
-        scored = _run_units(worker, names, plan, progress, done)
-    seconds = time.perf_counter() - started
+        scored, seconds = _run_units(worker, names, plan, progress, done)
     for own in units.values():
         # Finished ones, too: a killed job's last worker may have written after they were.
         own.remove_strays(FOLDERS, names)
@@ -184,8 +182,14 @@ def _plan_rows(units: Units) -> pa.Table | None:
 
 def _run_units(
     worker: UnitScorer, names: list[str], plan: Plan | None, progress: Progress, done: int
-) -> int:
-    """Have the units scored that are not finished; gives how many records these are."""
+) -> tuple[int, float]:
+    """Have the units scored that are not finished.
+
+    Returns
+    -------
+    tuple
+        How many records these are, and the seconds since the first actor was ready.
+    """
     import ray
 
     settings, source = worker.settings, worker.source
@@ -199,7 +203,7 @@ def _run_units(
     quarantined += sum(entry["n_quarantined"] for entry in entries)
     progress.update(done)
     if not waiting:
-        return 0
+        return 0, 0.0
     scorer = ray.put(worker)
     actor = ray.remote(UnitActor)
     options = {
@@ -210,11 +214,13 @@ def _run_units(
     }
     first = source.payload(waiting[0], plan)
     n_now = 0
+    ready_at: list[float] = []
     results = run_on_actors(
         lambda: actor.options(**options).remote(scorer, first),
         waiting,
         lambda unit: source.payload(unit, plan),
         _n_actors(settings),
+        lambda: ready_at.append(time.perf_counter()),
     )
     # A failure ends the actors here, not when the generator is collected: Ray may be gone by then.
     with closing(results):
@@ -223,7 +229,7 @@ def _run_units(
             done += result["n_input"] * len(worker.units)
             quarantined += result["n_quarantined"]
             progress.update(done, f"{quarantined} quarantined" if quarantined else "")
-    return n_now
+    return n_now, time.perf_counter() - ready_at[0]
 
 
 def _n_actors(settings: ScoreSettings) -> int:

@@ -144,7 +144,7 @@ class ArchiveSource:
     ) -> Plan:
         """Plan the units, keeping those of an earlier plan; see `rayecg.score.plan.make_plan`."""
         record_ids = hashed_ids(self._index["record_id"].to_pylist(), hash_key)
-        facts = record_facts(self._index, self.archive.file_facts(self._index))
+        facts = record_facts(self._index, self.archive.file_facts(self._index), hash_key)
         return make_plan(record_ids, facts, size, earlier, replace)
 
     def units(self, plan: Plan | None) -> list[str]:
