@@ -37,7 +37,7 @@ FILES = {"eager": WEIGHTS, "onnx": ONNX, "onnx_int8": ONNX_INT8}
 
 
 def decisions(
-    run: Path, backend: str, examples: pd.DataFrame, unit: str, out: Path
+    run: Path, backend: Any, examples: pd.DataFrame, unit: str, out: Path
 ) -> pd.DataFrame:
     """Score the test records by a back end; gives the rows of the test examples."""
     ids = ", ".join("'" + one.replace("'", "''") + "'" for one in examples["record_id"].unique())

@@ -117,7 +117,7 @@ def in_memory(checkpoint: Path, backend: str, n_processes: int) -> float:
         return sum(call.result() for call in calls)
 
 
-def scored(checkpoint: Path, backend: str, out: Path, **source: Any) -> tuple[float, float]:
+def scored(checkpoint: Path, backend: Any, out: Path, **source: Any) -> tuple[float, float]:
     """Score; gives records/s in steady state, and seconds from start to end."""
     archive = source.pop("archive", None)
     started = time.perf_counter()

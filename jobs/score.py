@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rayecg.core.catalogue import nearest
 from rayecg.core.experiment import ArchiveSettings, ScoreSettings
 from rayecg.core.job import DONE, Arguments, run_job
 from rayecg.core.settings import build
@@ -55,13 +54,6 @@ def main() -> int:
     settings = build(ScoreSettings, tree, "arguments")
 
     from rayecg import pipeline
-    from rayecg.models.backends import BACKENDS
-
-    if given.backend not in BACKENDS:
-        arguments.error(
-            f"--backend: expected one of {', '.join(BACKENDS)}, came {given.backend!r} "
-            f"({nearest(given.backend, BACKENDS)})"
-        )
 
     chosen = {"shards": given.shards, "select": given.select, "limit": given.limit}
     if given.dry_run:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from fake_benchmark import (
     BOTH,
@@ -28,15 +29,16 @@ import rayecg
 from rayecg.audit.run import audit
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import Experiment
-from rayecg.core.files import read_json, read_table
+from rayecg.core.files import read_json, read_table, write_table
 from rayecg.core.outputs import OperatingPoint, Temperature
+from rayecg.core.predictions import RECORD_COLUMNS
 from rayecg.core.settings import load_settings
 from rayecg.metrics.classification import evaluate
 from rayecg.metrics.operating_point import choose_operating_point
 from rayecg.report.results import Results
 from rayecg.report.write import report
 from rayecg.score import ensemble as stage
-from rayecg.score.average import mean_logits
+from rayecg.score.average import mean_logits, worst_of
 from rayecg.score.ensemble import plan_ensembles
 
 
@@ -179,6 +181,23 @@ def test_every_record_has_its_row(clean):
         assert manifest[f"n_{status}"] == (rows["status"] == status).sum()
 
 
+def test_a_row_is_no_members_own_and_older_files_do(tmp_path):
+    rows = [
+        {"record_id": i, "status": status, "abstain": False, "n_windows": 1, "checkpoint": "mine"}
+        for i, status in (("a", "ok"), ("b", "degraded"))
+    ]
+    table = pa.Table.from_pylist(rows, schema=pa.schema(RECORD_COLUMNS))
+    write_table(tmp_path / "new" / "0.parquet", table)
+    older = table.drop_columns(["checkpoint", "code_version"]).set_column(
+        3, table.schema.field("status"), pa.array(["degraded", "ok"])
+    )
+    write_table(tmp_path / "older" / "0.parquet", older)
+    found = worst_of([tmp_path / "new", tmp_path / "older"], pd.Index(["a", "b"]))
+    assert found.schema.equals(table.schema)
+    assert found["status"].to_pylist() == ["degraded", "degraded"]
+    assert found["checkpoint"].null_count == found["code_version"].null_count == 2
+
+
 def test_no_decision_where_a_member_abstained_and_nothing_where_one_has_nothing(out):
     """The members' records differ: r002 is degraded in one, r004 quarantined in one."""
 
@@ -310,7 +329,7 @@ def test_a_killed_job_leaves_nothing_that_is_taken_for_a_result(out, writes, mon
         return once
 
     with monkeypatch.context() as patched:
-        for name in ("write_json", "write_table"):
+        for name in ("write_json", "write_table", "write_card"):
             patched.setattr(stage, name, dying(getattr(stage, name)))
         try:
             add_ensembles(out, ("seeds",))

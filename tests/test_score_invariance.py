@@ -54,9 +54,22 @@ def _threads_of_an_actor():
     torch.set_num_threads(before)
 
 
+def published(folder: Path, name: str) -> Path:
+    """Write a checkpoint of a network as it was published.
+
+    In a small one even a batch that is not filled up gives the same bits: its sums are too short to
+    be cut in other places.
+    """
+    card = read_card(write_checkpoint(folder / "small"))
+    torch.manual_seed(0)
+    model = build_model(name, ModelInputs.of(input_settings(card)), len(LABELS), {})
+    save_checkpoint(folder / "own", model, card | {"architecture": name, "hyperparameters": {}})
+    return folder / "own"
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "own")
+    return published(tmp_path_factory.mktemp("checkpoint"), "simple_cnn1d")
 
 
 @pytest.fixture(scope="module")
@@ -157,16 +170,12 @@ def assert_calls_agree(own: Predictor, alone: list[np.ndarray], n: int, seed: in
 @given(n=st.integers(1, 512), seed=st.integers(0, 2**31))
 def test_a_call_of_any_size_gives_each_record_the_bits_it_has_alone(checkpoint, n, seed):
     own = rayecg.load(checkpoint)
-    assert_calls_agree(own, predicted_alone(own, [signal(i) for i in range(16)]), n, seed)
+    assert_calls_agree(own, predicted_alone(own, [signal(i) for i in range(8)]), n, seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["simple_cnn1d", "xresnet1d18"])
-def test_so_it_is_with_networks_of_published_size(name, tmp_path):
-    card = read_card(write_checkpoint(tmp_path / "small"))
-    model = build_model(name, ModelInputs.of(input_settings(card)), len(LABELS), {})
-    save_checkpoint(tmp_path / "own", model, card | {"architecture": name, "hyperparameters": {}})
-    own = rayecg.load(tmp_path / "own")
+def test_so_it_is_with_a_deep_network(tmp_path):
+    own = rayecg.load(published(tmp_path, "xresnet1d18"))
     alone = predicted_alone(own, [signal(i) for i in range(16)])
     for n in (1, 31, 33, 512):
         assert_calls_agree(own, alone, n, seed=n)

@@ -186,7 +186,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(checkpoint, archiv
         ({"shards": "here"}, "expected --archive KIND with --path, or --shards DIR"),
         ({"archive": "ptbxll"}, "ptbxl"),
         ({"path": "nowhere"}, "nowhere"),
-        ({"backend": "onxx"}, "'onxx' (nearest: onnx)"),
+        ({"backend": "onxx"}, "'onxx'"),
         ({"select": "agee > 3"}, "agee"),
         ({"select": "age > 1000"}, f"true of none of {N} records"),
         ({"limit": 0}, "--limit: expected 1 or more, came 0"),

@@ -230,6 +230,10 @@ class ArchitectureSettings:
         return self.label or self.name
 
 
+#: Ways to run a network; see `rayecg.models.backends`.
+BackendName = Literal["eager", "bf16", "compile", "onnx", "onnx_int8"]
+
+
 @dataclass(frozen=True)
 class ScoreSettings:
     """Ray actors that score: how many, what each has, and what decides a row's bits.
@@ -244,7 +248,7 @@ class ScoreSettings:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     batch_size: int = 64
-    backend: str = "eager"
+    backend: BackendName = "eager"
     records_per_unit: int | None = None
     partition: Literal["status", "site", "device", "strat_fold", "sex"] | None = None
 

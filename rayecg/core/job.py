@@ -36,9 +36,10 @@ def run_job(main: Callable[[], int]) -> NoReturn:
     try:
         status = main()
     except SettingsError as error:
-        status = _say(prog, error, WRONG_USAGE)
+        # One that Ray brought from a worker has that worker's traceback in its text.
+        status = _say(prog, getattr(error, "cause", error), WRONG_USAGE)
     except RayecgError as error:
-        status = _say(prog, error, FAILED)
+        status = _say(prog, getattr(error, "cause", error), FAILED)
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; the same command continues from here", file=sys.stderr)
         status = 130

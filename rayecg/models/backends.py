@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from torch import nn
 
 from rayecg.core.catalogue import nearest
 from rayecg.core.errors import DataError, SettingsError
+from rayecg.core.experiment import BackendName
 from rayecg.core.outputs import probabilities
 from rayecg.models.checkpoint import ONNX, ONNX_INT8, exported, read_card
 
-BACKENDS = ("eager", "bf16", "compile", "onnx", "onnx_int8")
+BACKENDS: tuple[str, ...] = get_args(BackendName)
 #: Bytes at which torch and the libraries below it want an array to begin; elsewhere a matrix
 #: product may add in another order, and a window's logits would depend on where it lay.
 ALIGNMENT = 64

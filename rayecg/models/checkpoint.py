@@ -177,7 +177,11 @@ def exported(folder: str | Path, card: Mapping[str, Any], name: str) -> Path:
 
 
 def _check_sha256(path: Path, stated: Any) -> None:
-    expected, found = str(stated), file_sha256(path)
+    expected = str(stated)
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if found != expected:
         raise DataError(
             f"{path}: tampered with or damaged: not the file of its card (expected SHA-256 "

@@ -118,7 +118,7 @@ class FeatureBoosting(nn.Module):
         feature, threshold = self.feature_CIK.flatten(), self.threshold_CIK.flatten()
         missing_left, child_2 = self.missing_left_CIK.flatten(), self.child_CIK2.reshape(-1, 2)
         root_R = torch.arange(n_outputs * n_trees, device=side_BM.device) * n_nodes
-        node_BR = root_R.expand(len(side_BM), -1)
+        node_BR = root_R.expand(side_BM.shape[0], -1)
         for _ in range(self.settings["max_depth"]):  # a leaf's children are itself
             read_BR = side_BM.gather(1, feature[node_BR])
             left_BR = torch.where(

@@ -136,7 +136,13 @@ def _summarise(place: Destination, manifest: dict[str, Any], card: Any, source: 
 
     def tables(folder: str) -> Iterator[pa.Table]:
         for name in place.names(folder):
-            yield read_parquet(place.read(name))
+            table = read_parquet(place.read(name))
+            if "status" not in table.column_names and folder == "predictions":
+                # Rows that are parted by it say it in the name of their folder alone.
+                status = name.partition("status=")[2].partition("/")[0]
+                column = pa.repeat(pa.scalar(status), table.num_rows)
+                table = table.append_column("status", column)
+            yield table
 
     facts = {**manifest, "synthetic": source.synthetic}
     windows = tables("windows") if card["task"]["unit"] == "beat" else ()

@@ -136,7 +136,8 @@ def score(
             "versions": versions(),
         }
         own.out.write(MANIFEST, as_json(manifests[name]).encode())
-    progress.done()
+    refused = sum(manifest["n_quarantined"] for manifest in manifests.values())
+    progress.done(f"{refused} quarantined" if refused else "")
     return manifests
 
 

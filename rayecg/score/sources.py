@@ -74,8 +74,16 @@ class ShardSource:
         return {"unit": unit, "wanted": self._wanted}
 
     def sample(self, n_records: int) -> dict[str, Any]:
-        """Give what a worker needs to read some records as if they were a unit."""
-        return self.payload(self.units()[0])
+        """Give what a worker needs to read records of a shard that holds some of those chosen."""
+        for unit in self.units():
+            file = self.folder / "records" / f"{unit}.parquet"
+            if self._wanted is None or unit == "quarantine":
+                break
+            if not self._wanted.isdisjoint(
+                read_table(file, columns=["record_id"])["record_id"].to_pylist()
+            ):
+                break
+        return self.payload(unit)
 
     def n_bytes(self) -> int:
         """Give the size of the files."""
