@@ -118,20 +118,18 @@ def to_millivolts(
     gain_L = np.asarray(gain_L, dtype=np.float64)
     baseline_L = np.asarray(baseline_L)
     gain32_L = gain_L.astype(np.float32)
+    physical_LT = np.empty(digital_LT.shape, np.float32) if out is None else out
     small = digital_LT.dtype == np.int16 and np.abs(baseline_L).max(initial=0) < 2**23
     if small and (gain32_L == gain_L).all():
         # Differences of such integers are exact in float32, so the division rounds once, as it does
-        # for float64 and then float32, in a quarter of the time.
+        # for float64 and then float32, in a fraction of the time. In place: an operation that also
+        # converts takes twice as long.
+        physical_LT[...] = digital_LT
         if baseline_L.any():
-            physical_LT = np.subtract(
-                digital_LT, baseline_L.astype(np.float32)[:, None], out, dtype=np.float32
-            )
-            physical_LT /= gain32_L[:, None]
-        else:
-            physical_LT = np.divide(digital_LT, gain32_L[:, None], out, dtype=np.float32)
+            physical_LT -= baseline_L.astype(np.float32)[:, None]
+        physical_LT /= gain32_L[:, None]
     else:
-        physical_LT = np.empty(digital_LT.shape, np.float32) if out is None else out
-        physical_LT[:] = (digital_LT - baseline_L[:, None]) / gain_L[:, None]
+        physical_LT[...] = (digital_LT - baseline_L[:, None]) / gain_L[:, None]
     invalid = invalid_value(digital_LT.dtype)
     if digital_LT.min(initial=0) == invalid:
         physical_LT[digital_LT == invalid] = np.nan

@@ -37,8 +37,12 @@ _SOCKET_TAIL = len(_PREFIX) + 8 + 1 + 2 + 46 + 21
 
 
 #: Environment of workers that go through large arrays: glibc gives large blocks back as they are freed,
-#: and the next step would have each page zeroed anew.
-KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+#: and the next step would have each page zeroed anew; Arrow's own allocator does so, too.
+KEEPS_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
 
 
 @dataclass(frozen=True)
