@@ -45,6 +45,7 @@ from rayecg.core.experiment import (
     ShardSettings,
 )
 from rayecg.core.session import KEEPS_MEMORY, RaySettings, ray_session
+from rayecg.core.settings import Overrides
 from rayecg.core.train_settings import TrainSettings
 from rayecg.core.versions import versions
 from rayecg.models.backends import empty_windows
@@ -80,6 +81,8 @@ def checkpoints(out: Path) -> dict[str, Path]:
         architectures=tuple(ArchitectureSettings(name) for name in ARCHITECTURES),
         seeds=(0,),
         train=TrainSettings(epochs=2),
+        # As the records are: hmt_ecgnet's own rate would have every record resampled.
+        input=Overrides(fs=100, duration_s=10.0),
     )
     pipeline.train(asked, out)
     found = {name: out / f"{name}-seed0" / "checkpoint" for name in ARCHITECTURES}
