@@ -275,19 +275,20 @@ def write_scale(rows: dict[str, Any], out: Path) -> None:
     table = pd.DataFrame([row for name, row in rows.items() if name.startswith("scale_")])
     table.round(1).to_csv(out / "scale.csv", index=False)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    left.plot(table["records"], table["seconds"], "o-", color="#0072B2")
+    thousands = table["records"] / 1000
+    left.plot(thousands, table["seconds"], "o-", color="#0072B2")
     left.plot(
-        table["records"],
+        thousands,
         table["records"] * table["seconds"].iloc[-1] / table["records"].iloc[-1],
         ":",
         color="#5d6b7a",
         label="in proportion to the largest",
     )
-    left.set(xlabel="records", ylabel="seconds", title="Index to manifest", ylim=0)
+    left.set(xlabel="thousand records", ylabel="seconds", title="Index to manifest", ylim=0)
     left.legend(frameon=False)
     for name, dash in (("worker", "o-"), ("driver", "s--")):
-        right.plot(table["records"], table[f"{name}_mb"], dash, label=name)
-    right.set(xlabel="records", ylabel="MB", title="Largest private memory", ylim=0)
+        right.plot(thousands, table[f"{name}_mb"], dash, label=name)
+    right.set(xlabel="thousand records", ylabel="MB", title="Largest private memory", ylim=0)
     right.legend(frameon=False)
     figure.savefig(out / "scale.png", dpi=150)
 
