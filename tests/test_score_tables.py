@@ -396,7 +396,7 @@ def test_a_network_that_raises_for_everything_is_an_error_of_its_own(tmp_path):
     other.backend = open_backend("eager", tmp_path / "bundle", Choosy(own.model, True).eval(), 4)
     loud = [({"record_id": f"r{i}", "path": "p"}, healthy(i, 30_000)) for i in range(32)]
     assert set(other.answer(other.prepare_batch(Batch.of(loud[:31]))).status) == {"quarantined"}
-    with pytest.raises(DataError, match="raised for every one of 32 records.*too loud"):
+    with pytest.raises(DataError, match=r"raised for every one of 32 records.*too loud"):
         other.answer(other.prepare_batch(Batch.of(loud)))
 
 
