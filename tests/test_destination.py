@@ -260,6 +260,7 @@ def test_a_large_object_is_whole_or_absent(store, after):
     assert keys(store, f"broken{after}/big") == {f"broken{after}/big": 25 << 20}
 
 
+@pytest.mark.slow
 def test_a_store_that_stops_is_waited_for(store, monkeypatch):
     place = open_destination(store.uri("stopped"))
     place.write("a", b"x")

@@ -138,6 +138,7 @@ def test_columns_of_any_scale_are_read_alike_and_all_is_trained():
     assert model.side.linear.weight.grad.abs().max() > 0
 
 
+@pytest.mark.slow
 def test_unknown_values_do_not_change_the_scale_of_known_ones():
     model = network(BEAT).train()
     x_BLT, known_BM = torch.randn(32, 2, 750), 1.25 + 0.05 * torch.randn(32, 3)

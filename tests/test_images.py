@@ -84,7 +84,7 @@ def signals_and_settings(draw: st.DrawFn) -> tuple[torch.Tensor, dict[str, int]]
 
 
 @every_kind
-@hypothesis_settings(max_examples=50)
+@hypothesis_settings(max_examples=25)
 @given(drawn=signals_and_settings())
 @pytest.mark.filterwarnings("ignore:Some quantiles are equal")
 def test_images_are_those_of_pyts(kind, drawn):

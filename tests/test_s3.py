@@ -276,6 +276,7 @@ def test_a_file_uri_is_a_folder_on_disk(archives, tmp_path):
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.slow
 def test_a_store_that_stops_is_waited_for(store, archives, monkeypatch):
     far = opened("wfdb", store.uri("wfdb"))
     rows = far.checked_index().to_pylist()
@@ -300,6 +301,7 @@ def test_a_store_that_stops_is_waited_for(store, archives, monkeypatch):
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.slow
 def test_a_store_that_accepts_and_is_silent_is_given_up(store, monkeypatch):
     monkeypatch.setattr(remote, "PATIENCE_S", (0.02,))
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -92,6 +92,7 @@ def writes(out: Path) -> bool:
 
 @pytest.mark.usefixtures("ray")
 @pytest.mark.parametrize("moment", ["first entry", "part file"])
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced(
     checkpoint: Path, archive: Path, undisturbed: Path, tmp_path: Path, moment: str
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_worker_that_is_killed_is_replaced(
 
 
 @pytest.mark.usefixtures("ray")
+@pytest.mark.slow
 def test_a_worker_of_a_killed_job_may_go_on_writing(
     checkpoint: Path, archive: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

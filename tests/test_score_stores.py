@@ -187,6 +187,7 @@ def test_what_a_late_worker_of_another_plan_left_is_removed(
     assert contents(out) == before
 
 
+@pytest.mark.slow
 def test_a_record_without_a_number_is_quarantined_alone(
     archive: Path, own: tuple[Path, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
