@@ -1,16 +1,21 @@
-"""What several tests share: real data, a small archive, one Ray session, and when slow tests run."""
+"""What several tests share: data, one Ray session, a store, and when slow tests run."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 from rayecg.archives.synthetic import SyntheticSettings, write_archive
 from rayecg.core.session import RaySettings, ray_session
+
+if TYPE_CHECKING:
+    from s3_store import Store
 
 SLOW = "RAYECG_SLOW"
 
@@ -54,3 +59,17 @@ def ray() -> Iterator[None]:
     """One Ray of two CPUs for every test that asks for it; never a cluster from the environment."""
     with ray_session(RaySettings(address="local", num_cpus=2)):
         yield
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    """An S3 server on this machine, which does not narrate."""
+    from s3_store import Store  # few tests need what it imports
+
+    log = logging.getLogger("werkzeug")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    made = Store()
+    yield made
+    made.stop()
+    log.setLevel(before)

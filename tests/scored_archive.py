@@ -12,6 +12,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pandas as pd
+import pytest
 import torch
 
 from rayecg import pipeline
@@ -114,6 +115,32 @@ def check_whole(out: Path | str, n: int) -> dict[str, Any]:
     assert len(place.names("predictions")) == n_entered(out)
     assert place.exists("summary.json")
     return manifest
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "own")
+
+
+@pytest.fixture(scope="module")
+def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of as many records as the module's `N` says; tests change copies of it."""
+    return write_records(tmp_path_factory.mktemp("archive") / "records", request.module.N)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    request: pytest.FixtureRequest,
+    ray: None,
+    checkpoint: Path,
+    archive: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Scores of the archive; tests change copies of them."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    score(checkpoint, archive, out)
+    check_whole(out, request.module.N)
+    return out
 
 
 def wait_for(reached: Callable[[], Any], ended: Callable[[], Any], what: str) -> Any:

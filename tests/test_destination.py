@@ -5,7 +5,6 @@ The store is moto's server on this machine; a line to it may break.
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import signal
@@ -26,17 +25,6 @@ from s3_store import BUCKET, SECRETS, Store, one_line
 from rayecg.core import destination, remote
 from rayecg.core.destination import Destination, open_destination
 from rayecg.core.errors import DataError, RecordError, SettingsError
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Store]:
-    log = logging.getLogger("werkzeug")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    made = Store()
-    yield made
-    made.stop()
-    log.setLevel(before)
 
 
 @pytest.fixture(autouse=True)

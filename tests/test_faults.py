@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from ray_processes import processes_below
 
 from rayecg.core.files import read_json
 
@@ -120,14 +121,7 @@ def test_a_worker_that_dies_continues_and_ends_in_the_same_weights(tmp_path: Pat
 
 def kill_train_workers(driver: int) -> int:
     """Kill the processes that train for a driver; gives how many there were."""
-    listed = subprocess.run(["ps", "-axo", "pid=,ppid=,args="], capture_output=True, text=True)
-    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
-    below, n_before = {driver}, 0
-    while len(below) > n_before:
-        n_before = len(below)
-        below |= {int(pid) for pid, parent, *_ in rows if int(parent) in below}
-    # A worker is called after what it does: `ray::RayTrainWorker…`.
-    found = [int(r[0]) for r in rows if int(r[0]) in below and "TrainWorker" in " ".join(r[2:])]
+    found = processes_below(driver, "TrainWorker")
     for pid in found:
         os.kill(pid, signal.SIGKILL)
     return len(found)

@@ -68,6 +68,12 @@ def test_differences_are_paired_means_over_seeds(out, monkeypatch, primary):
 
 def test_folds_are_paired_with_themselves(tmp_path, monkeypatch):
     folder = make_folds(tmp_path / "out", "wide", "deep")
+    for fold in range(3):  # else both give the same, and differ by 0 in every resample
+        scores = folder / "work" / "score" / f"deep-fold{fold}-seed0"
+        edit_table(
+            scores / "predictions" / "0.parquet",
+            lambda rows: rows.assign(probability_NORM=1 - rows["probability_NORM"]),
+        )
     n = 20
     values = {
         name: by_hand(folder, tuple(f"{name}-fold{fold}-seed0" for fold in range(3)), n)
@@ -77,8 +83,9 @@ def test_folds_are_paired_with_themselves(tmp_path, monkeypatch):
     results = results_of(folder)
     (row,) = comparisons(results).to_dict("records")
     own, other = (values[row[key]]["macro_auroc"] for key in ("architecture", "reference"))
-    low, high, _ = expected_ends(row["difference"], own - other, units(folder))
+    low, high, p = expected_ends(row["difference"], own - other, units(folder))
     assert [row["low"], row["high"]] == pytest.approx([low, high], abs=1e-9)
+    assert row["p_value"] == pytest.approx(p, abs=1e-9)
     # Without one of its folds an architecture does not compare.
     name = f"{row['architecture']}-fold1-seed0"
     file = folder / "work" / "train" / name / "run.json"

@@ -6,7 +6,6 @@ misbehaves where a test asks it to.
 
 from __future__ import annotations
 
-import logging
 import pickle
 import shutil
 import socket
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from s3_store import BUCKET, SECRETS, Front, Store, one_line, running_front, write_beats, write_tree
+from s3_store import BUCKET, SECRETS, Front, one_line, running_front, write_beats, write_tree
 
 from rayecg.archives.base import Archive
 from rayecg.archives.catalogue import open_archive
@@ -31,17 +30,6 @@ from rayecg.core.remote import RemoteFolder
 from rayecg.core.shard_format import read_records, shard_files
 from rayecg.core.storage import open_folder, shown_path
 from rayecg.shards.build import make_shards
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Store]:
-    log = logging.getLogger("werkzeug")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    made = Store()
-    yield made
-    made.stop()
-    log.setLevel(before)
 
 
 @pytest.fixture

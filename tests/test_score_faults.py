@@ -19,11 +19,14 @@ from full_disk import small_disk
 from ray_processes import processes_below
 from scored_archive import (
     SIZE,
+    archive,
     check_whole,
+    checkpoint,
     contents,
     meanwhile,
     n_entered,
     score,
+    undisturbed,
     wait_for,
     write_checkpoint,
     write_records,
@@ -36,27 +39,11 @@ from rayecg.core.units import Units
 from rayecg.pipeline.scoring import open_source
 from rayecg.score.run import UnitScorer
 
-N_QUICK, N_SLOW = 150, 480
+__all__ = ["archive", "checkpoint", "undisturbed"]  # fixtures
+
+N, N_SLOW = 150, 480
 #: Of a network that takes some hundredths of a second for a record.
 SLOW_FILTERS = 256
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "quick")
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory) -> Path:
-    return write_records(tmp_path_factory.mktemp("archive") / "records", N_QUICK)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(ray, checkpoint, archive, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    score(checkpoint, archive, out)
-    check_whole(out, N_QUICK)
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +95,7 @@ def test_a_worker_that_is_killed_is_replaced(
 
     with meanwhile(kill):
         score(checkpoint, archive, out, actors=2)
-    check_whole(out, N_QUICK)
+    check_whole(out, N)
     assert contents(out) == contents(undisturbed)
 
 
@@ -136,7 +123,7 @@ def test_a_worker_of_a_killed_job_may_go_on_writing(
     with meanwhile(go_on):
         score(checkpoint, archive, out)
     assert written
-    check_whole(out, N_QUICK)
+    check_whole(out, N)
     assert contents(out) == contents(undisturbed)
 
 

@@ -22,11 +22,21 @@ import duckdb
 import pandas as pd
 import pytest
 import torch
-from scored_archive import check_whole, contents, n_entered, rows, wait_for, write_checkpoint
+from scored_archive import (
+    check_whole,
+    checkpoint,
+    contents,
+    n_entered,
+    rows,
+    wait_for,
+    write_checkpoint,
+)
 from test_jobs import ROOT, command
 
 from rayecg.archives.synthetic import SyntheticSettings, write_archive
 from rayecg.core.files import read_json
+
+__all__ = ["checkpoint"]  # a fixture
 
 #: Of which three are damaged.
 N = 36
@@ -62,11 +72,6 @@ def job(**options: object) -> Ended:
             torch.set_num_threads(threads)
     assert isinstance(status, int)
     return Ended(status, out.getvalue(), err.getvalue())
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "own")
 
 
 @pytest.fixture(scope="module")

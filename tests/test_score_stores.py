@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +14,15 @@ import pytest
 from s3_store import Store
 from scored_archive import (
     SIZE,
+    archive,
     check_whole,
+    checkpoint,
     contents,
     meanwhile,
     n_entered,
     rows,
     score,
+    undisturbed,
     wait_for,
     write_checkpoint,
     write_records,
@@ -31,6 +32,8 @@ from rayecg.core.destination import open_destination
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.files import read_json
 
+__all__ = ["archive", "checkpoint", "undisturbed"]  # fixtures
+
 N = 60
 #: How long (s) a store is away.
 AWAY_S = 10
@@ -38,28 +41,9 @@ AWAY_S = 10
 pytestmark = pytest.mark.usefixtures("ray")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "own")
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory) -> Path:
-    return write_records(tmp_path_factory.mktemp("archive") / "records", N)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(ray, checkpoint, archive, tmp_path_factory) -> Path:
-    """Scores of the archive; tests change copies of both."""
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
-    score(checkpoint, archive, out)
-    check_whole(out, N)
-    return out
-
-
 @pytest.fixture
 def own(archive: Path, undisturbed: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """Copies of the archive and its scores, with the times of all files."""
+    """Copies of the archive and its scores, for tests to change, with the times of all files."""
     copies = tmp_path / "records", tmp_path / "out"
     shutil.copytree(archive, copies[0])
     shutil.copytree(undisturbed, copies[1])
@@ -232,17 +216,6 @@ def test_hashed_ids_leave_no_clear_one(
     plain, hashed = rows(undisturbed), rows(out)
     assert plain["logit_A"].equals(hashed["logit_A"])
     assert hashed["record_id"].str.fullmatch("[0-9a-f]{32}").all()
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Store]:
-    log = logging.getLogger("werkzeug")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    made = Store()
-    yield made
-    made.stop()
-    log.setLevel(before)
 
 
 @pytest.mark.slow

@@ -19,14 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
 from rayecg.core.errors import DataError
 from rayecg.core.files import only_job_on, replacing
 from rayecg.core.remote import Remote
-from rayecg.core.storage import check_name
+from rayecg.core.storage import check_name, without_file_scheme
 
 #: How often (s) a job in an object store shows that it lives.
 BEAT_S = 5.0
@@ -322,6 +321,5 @@ def open_destination(path_or_uri: str | Path) -> Destination:
     text = str(path_or_uri)
     if isinstance(path_or_uri, Path):  # which has made one slash of two
         text = re.sub(r"^([a-z][a-z0-9+.-]+):/(?!/)", r"\1://", text)
-    if text.startswith("file://"):
-        text = unquote(urlsplit(text).path)
+    text = without_file_scheme(text)
     return RemoteDestination(text) if "://" in text else Destination(text)

@@ -200,14 +200,17 @@ def open_folder(path: str | Path) -> Folder:
     SettingsError
         If there is none, or the store is not known.
     """
-    text = str(path)
-    if text.startswith("file://"):
-        text = unquote(urlsplit(text).path)
+    text = without_file_scheme(str(path))
     if "://" not in text:
         return Folder(text)
     from rayecg.core.remote import RemoteFolder  # which builds on this module
 
     return RemoteFolder(text)
+
+
+def without_file_scheme(path: str) -> str:
+    """Give the path that a `file://` URI names; what is none stays as it is."""
+    return unquote(urlsplit(path).path) if path.startswith("file://") else path
 
 
 def shown_path(path: str) -> str:

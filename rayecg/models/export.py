@@ -100,10 +100,8 @@ def export_program(model: nn.Module, inputs: ModelInputs) -> torch.export.Export
 
     Parameters
     ----------
-    model
-        In evaluation mode, on the CPU.
-    inputs
-        What goes into it.
+    model, inputs
+        As `make_exports` takes them.
 
     Raises
     ------
