@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from printing import print_rows
 
 from rayecg import pipeline
 from rayecg.core.experiment import Experiment
@@ -31,8 +30,10 @@ from rayecg.core.folders import Folders
 from rayecg.core.record import Record
 from rayecg.core.session import ray_session
 from rayecg.core.settings import load_settings
-from rayecg.core.shard_format import read_records, shard_files
-from rayecg.core.versions import versions
+from rayecg.core.shard_format import (
+    shard_files,
+)
+from rayecg.core.shard_reader import read_records
 from rayecg.metrics.classification import f1
 from rayecg.models.catalogue import ModelInputs, build_model
 from rayecg.signal.prepare import prepare
@@ -173,12 +174,7 @@ def main() -> None:
     rows: dict[str, dict[str, float]] = {}
     for name, own in held.items():
         rows |= measure(name, own, labels)
-    if arguments.json:
-        json.dump({"versions": versions(), "rows": rows}, sys.stdout, indent=2)
-        print()
-        return
-    for name, row in rows.items():
-        print(f"{name:32s} " + ", ".join(f"{key} {value:.2f}" for key, value in row.items()))
+    print_rows(rows, arguments.json)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -28,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import wfdb
+from printing import print_rows
 
 from rayecg.archives.base import Archive
 from rayecg.archives.catalogue import open_archive
@@ -38,12 +37,11 @@ from rayecg.core.session import RaySettings, ray_session
 from rayecg.core.shard_format import (
     ROW_GROUP_BYTES,
     Layout,
-    row_groups,
     shard_batch,
     shard_files,
 )
+from rayecg.core.shard_reader import row_groups
 from rayecg.core.units import Units
-from rayecg.core.versions import versions
 from rayecg.shards.build import as_bytes, make_shards
 from rayecg.shards.unit import UnitWriter
 from rayecg.signal.assessment import assess
@@ -263,8 +261,8 @@ def scale(sizes: Sequence[int], folder: Path, out: Path) -> dict[str, dict[str, 
             "records": n_records,
             "seconds": took,
             "records_per_s": n_records / took,
-            "worker_mb": peak["worker"] / 2**20,
-            "driver_mb": peak["driver"] / 2**20,
+            "worker_mib": peak["worker"] / 2**20,
+            "driver_mib": peak["driver"] / 2**20,
         }
     return rows
 
@@ -321,18 +319,7 @@ def main() -> None:
                 shutil.rmtree(folder / "archive")
                 sizes = [int(size) for size in arguments.scale.split(",")]
                 rows |= scale(sizes, folder / "archive", folder / "shards")
-    if arguments.json:
-        json.dump(
-            {"cpus": os.cpu_count(), "versions": versions(), "rows": rows}, sys.stdout, indent=2
-        )
-        print()
-        return
-    for name, row in rows.items():
-        figures = ", ".join(
-            f"{key} {value:,.3g}" if isinstance(value, float) else f"{key} {value}"
-            for key, value in row.items()
-        )
-        print(f"{name:28s} {figures}")
+    print_rows(rows, arguments.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import wfdb
 from rayecg.archives.catalogue import open_archive
 from rayecg.core.experiment import ArchiveSettings, ShardSettings
 from rayecg.core.record import Record
-from rayecg.core.shard_format import read_records
+from rayecg.core.shard_reader import read_records
 from rayecg.core.units import Units
 from rayecg.shards.build import as_bytes
 from rayecg.shards.unit import UnitWriter

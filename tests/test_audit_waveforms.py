@@ -27,7 +27,13 @@ from rayecg.audit.waveforms import FS, N_TIMES, low_rate, read_windows
 from rayecg.core.experiment import ArchiveSettings
 from rayecg.core.files import write_json, write_table
 from rayecg.core.record import Record
-from rayecg.core.shard_format import Layout, index_table, read_records, shard_batch, shard_files
+from rayecg.core.shard_format import (
+    Layout,
+    index_table,
+    shard_batch,
+    shard_files,
+)
+from rayecg.core.shard_reader import read_records
 from rayecg.core.units import unit_suffix
 from rayecg.signal.filters import resample
 

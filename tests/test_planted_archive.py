@@ -11,7 +11,11 @@ from rayecg.archives.catalogue import open_archive
 from rayecg.core.errors import ERROR_CODES, RecordError
 from rayecg.core.experiment import STANDARD_LEADS, ArchiveSettings, ShardSettings
 from rayecg.core.record import Record
-from rayecg.core.shard_format import RECORDS, read_records, shard_files
+from rayecg.core.shard_format import (
+    RECORDS,
+    shard_files,
+)
+from rayecg.core.shard_reader import read_records
 from rayecg.shards.build import make_shards
 from rayecg.signal.assessment import assess
 

@@ -15,7 +15,12 @@ from scipy import signal
 from rayecg.archives.wfdb_reader import read_record
 from rayecg.core.errors import RecordError
 from rayecg.core.experiment import STANDARD_LEADS, InputSettings
-from rayecg.core.shard_format import Layout, index_table, read_records, shard_batch
+from rayecg.core.shard_format import (
+    Layout,
+    index_table,
+    shard_batch,
+)
+from rayecg.core.shard_reader import read_records
 from rayecg.signal.prepare import prepare, resample
 
 TWO = InputSettings(fs=100, duration_s=2.0, leads=("I", "II"))

@@ -27,7 +27,10 @@ from rayecg.core.errors import DataError, RecordError, SettingsError
 from rayecg.core.experiment import ArchiveSettings, ShardSettings
 from rayecg.core.record import Record
 from rayecg.core.remote import RemoteFolder
-from rayecg.core.shard_format import read_records, shard_files
+from rayecg.core.shard_format import (
+    shard_files,
+)
+from rayecg.core.shard_reader import read_records
 from rayecg.core.storage import open_folder, shown_path
 from rayecg.shards.build import make_shards
 

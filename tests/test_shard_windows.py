@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import wfdb
@@ -11,9 +12,14 @@ from shard_folders import rows_of, shard_files, write_wfdb, written
 from rayecg.archives.catalogue import open_archive
 from rayecg.archives.folder import read_one
 from rayecg.archives.wfdb_reader import read_record
+from rayecg.core.batch import shard_batches
 from rayecg.core.experiment import ArchiveSettings, ShardSettings
 from rayecg.core.record import invalid_value
-from rayecg.core.shard_format import Layout, decode_signal, read_records
+from rayecg.core.shard_format import (
+    Layout,
+    decode_signal,
+)
+from rayecg.core.shard_reader import read_records, row_groups
 from rayecg.core.units import Units
 from rayecg.shards import unit as unit_module
 from rayecg.shards.build import as_bytes, make_shards, write_records
@@ -150,3 +156,44 @@ def test_beats_go_with_their_record(tmp_path):
         )
         assert record.beat_symbols == ("N", "V")  # "+" is a rhythm, not a beat
         assert record.beat_times.tolist() == ([10, 300] if name == "own" else [5, 150])
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_samples_are_those_that_plain_parquet_reads(tmp_path, compression):
+    write_wfdb(tmp_path / "archive", "r", ["I", "V1"], 301, "16")
+    out = written(tmp_path / "archive", tmp_path / "out", ShardSettings(compression=compression))
+    [file] = shard_files(out)
+    table = pq.read_table(file)
+    expected, _ = decode_signal(table)
+    field, place, starts = table.schema.field("site"), table.schema.names.index("site"), set()
+    for n in range(4):  # so that the samples begin at odd and at even places of the file
+        own = table.set_column(place, field, pa.array(["x" * n]))
+        pq.write_table(own, file, compression=compression, use_dictionary=False)
+        column = pq.read_metadata(file).row_group(0).column(table.schema.names.index("signal"))
+        starts.add((column.data_page_offset + column.total_compressed_size) % 2)
+        [(_, found, _)] = row_groups(file, columns=())
+        [batch] = shard_batches(file)
+        for samples_NLT in (found, batch.groups[0].digital_NLT):
+            np.testing.assert_array_equal(samples_NLT, expected)
+            assert samples_NLT.flags.aligned
+    assert starts == {0, 1} or compression != "none"
+
+
+def test_samples_of_several_pages_are_read_as_well(tmp_path):
+    for i in range(5):
+        write_wfdb(tmp_path / "archive", f"r{i}", ["I", "V1"], 300, "16")
+    out = written(tmp_path / "archive", tmp_path / "out", ShardSettings(compression="none"))
+    [file] = shard_files(out)
+    table = pq.read_table(file)
+    paged = tmp_path / "paged.parquet"
+    pq.write_table(
+        table,
+        paged,
+        compression="none",
+        data_page_size=1200,
+        write_batch_size=1,
+        use_dictionary=False,
+    )
+    expected, _ = decode_signal(table)
+    [(_, found, _)] = row_groups(paged)
+    np.testing.assert_array_equal(found, expected)

@@ -22,7 +22,12 @@ from scipy import fft
 
 from rayecg.core.errors import DataError
 from rayecg.core.record import Record, to_millivolts
-from rayecg.core.shard_format import SIGNAL, Layout, read_records, shard_files
+from rayecg.core.shard_format import (
+    SIGNAL,
+    Layout,
+    shard_files,
+)
+from rayecg.core.shard_reader import read_records
 from rayecg.signal.filters import bridge
 
 #: Of the windows: their rate (Hz), length (s), and pass band (Hz).

@@ -7,26 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rayecg.core.errors import DataError
 from rayecg.core.record import Record
-from rayecg.core.shard_format import (
-    INDEX_FIELDS,
-    has_windows,
-    index_table,
-    read_records,
-    row_batches,
-)
+from rayecg.core.shard_format import INDEX_FIELDS, Layout, index_table
+from rayecg.core.shard_reader import ShardReader, read_records
 
-#: Records of a batch, where nothing speaks for another number: the windows of so many, 10 s of twelve
-#: leads at 100 Hz each, stay in a core's cache from one step to the next.
+#: Records of a batch: so many that what is done once for each batch does not count.
 BATCH = 256
+#: Samples of a batch at which it ends before it is full: they bound a worker's memory.
+BATCH_BYTES = 2**25
 #: Labels are no business of scoring.
 BATCH_NAMES = [own.name for own in INDEX_FIELDS if own.name not in ("codes", "likelihoods")]
 _SHARD_COLUMNS = (*BATCH_NAMES, "flags", "gain", "baseline", "beat_times", "n_times")
@@ -136,47 +132,74 @@ def _group(positions: list[int], items: Sequence[Item]) -> Group:
     )
 
 
+def bounded(items: Iterable[Item], size: int = BATCH) -> Iterator[list[Item]]:
+    """Yield `size` records at a time, or fewer that have `BATCH_BYTES` of samples."""
+    own: list[Item] = []
+    n_bytes = 0
+    for item in items:
+        own.append(item)
+        n_bytes += item[1].digital_LT.nbytes if isinstance(item[1], Record) else 0
+        if len(own) == size or n_bytes >= BATCH_BYTES:
+            yield own
+            own, n_bytes = [], 0
+    if own:
+        yield own
+
+
 def batches(items: Iterable[Item], size: int = BATCH) -> Iterator[Batch]:
-    """Yield batches of `size` records, the last one smaller."""
-    items = iter(items)
-    while chunk := list(islice(items, size)):
-        yield Batch.of(chunk)
+    """Yield batches of `bounded` records."""
+    return map(Batch.of, bounded(items, size))
 
 
-def shard_batches(file: str | Path, size: int = BATCH) -> Iterator[Batch]:
-    """Yield the records of a shard, `size` at a time, the last batch smaller.
+def shard_batches(
+    file: str | Path, size: int = BATCH, wanted: pa.Array | None = None
+) -> Iterator[Batch]:
+    """Yield the records of a shard, all or those whose ids are `wanted`, at most `size` at a time.
 
-    Samples are views of Arrow's memory, and stand as they are in the file but for records that are
-    stored as several windows: these are joined.
+    Samples are views of the file or of Arrow's memory, and stand as they are in the file but for
+    records that are stored as several windows: these are joined.
 
     Raises
     ------
     DataError
         If the file is not a shard.
     """
-    if has_windows(file):
-        yield from batches(read_records(file), size)
-        return
-    for table, samples_NLT, layout in row_batches(file, size, _SHARD_COLUMNS):
-        used_N = table["n_times"].to_numpy().astype(np.int64)
-        whole = bool((used_N == layout.n_times).all())
-        n_leads = len(layout.leads)
-        group = Group(
-            position_N=np.arange(len(samples_NLT)),
-            digital_NLT=samples_NLT
-            if whole
-            else [own_LT[:, :n] for own_LT, n in zip(samples_NLT, used_N, strict=True)],
-            gain_NL=_by_lead(table["gain"], n_leads),
-            baseline_NL=_by_lead(table["baseline"], n_leads).astype(np.int64),
-            fs=layout.fs,
-            leads=layout.leads,
-            n_times_N=used_N,
-            beat_times_N=table["beat_times"].combine_chunks(),
-        )
-        flags_B = table["flags"].combine_chunks()
-        if flags_B.null_count:
-            flags_B = pa.array([flags or [] for flags in flags_B.to_pylist()], _FLAGS)
-        yield Batch(table.select(BATCH_NAMES), flags_B, (group,))
+    with ShardReader(file) as shard:
+        if shard.has_windows():
+            ids = None if wanted is None else set(wanted.to_pylist())
+            yield from batches(read_records(file, ids), size)
+            return
+        # Shards of long recordings have fewer rows at a time: a batch's samples bound the memory.
+        size = min(size, max(BATCH_BYTES // max(shard.layout.n_bytes, 1), 1))
+        for table, samples_NLT in shard.batches(size, _SHARD_COLUMNS):
+            if wanted is not None:
+                own_N = pc.is_in(table["record_id"], value_set=wanted)
+                table, samples_NLT = table.filter(own_N), samples_NLT[own_N.to_numpy()]
+                if not table.num_rows:
+                    continue
+            yield _shard_batch(table, samples_NLT, shard.layout)
+
+
+def _shard_batch(table: pa.Table, samples_NLT: np.ndarray, layout: Layout) -> Batch:
+    used_N = table["n_times"].to_numpy().astype(np.int64)
+    whole = bool((used_N == layout.n_times).all())
+    n_leads = len(layout.leads)
+    group = Group(
+        position_N=np.arange(len(samples_NLT)),
+        digital_NLT=samples_NLT
+        if whole
+        else [own_LT[:, :n] for own_LT, n in zip(samples_NLT, used_N, strict=True)],
+        gain_NL=_by_lead(table["gain"], n_leads),
+        baseline_NL=_by_lead(table["baseline"], n_leads).astype(np.int64),
+        fs=layout.fs,
+        leads=layout.leads,
+        n_times_N=used_N,
+        beat_times_N=table["beat_times"].combine_chunks(),
+    )
+    flags_B = table["flags"].combine_chunks()
+    if flags_B.null_count:
+        flags_B = pa.array([flags or [] for flags in flags_B.to_pylist()], _FLAGS)
+    return Batch(table.select(BATCH_NAMES), flags_B, (group,))
 
 
 def _by_lead(column: pa.ChunkedArray, n_leads: int) -> np.ndarray:

@@ -97,6 +97,8 @@ def to_millivolts(
     gain_L: np.ndarray,
     baseline_L: np.ndarray,
     out: np.ndarray | None = None,
+    *,
+    all_valid: bool = False,
 ) -> np.ndarray:
     """Turn digital samples into mV.
 
@@ -108,6 +110,8 @@ def to_millivolts(
         ADC units per mV, and the ADC value of 0 mV.
     out
         Float32 array to write into; None makes a new one.
+    all_valid
+        Whether it is known that no sample is invalid.
 
     Returns
     -------
@@ -131,6 +135,6 @@ def to_millivolts(
     else:
         physical_LT[...] = (digital_LT - baseline_L[:, None]) / gain_L[:, None]
     invalid = invalid_value(digital_LT.dtype)
-    if digital_LT.min(initial=0) == invalid:
+    if not all_valid and digital_LT.min(initial=0) == invalid:
         physical_LT[digital_LT == invalid] = np.nan
     return physical_LT

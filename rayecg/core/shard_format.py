@@ -5,11 +5,11 @@ samples. The samples are a `fixed_size_binary` column (leads by times, C order, 
 field metadata say `leads`, `fs`, `n_times`, `dtype` and `unit`; mV = (value - baseline) / gain, per
 lead, and the smallest value of the type marks an invalid sample. That column reads ten times faster
 than Parquet's list types, which widen int16 to int32, and stays readable with plain pyarrow, pandas
-and DuckDB.
+and DuckDB. `rayecg.core.shard_reader` reads shards.
 
 A row is a record, or a window of one: `offset` says where it starts and `n_times` how much of the
 row's room is used; what follows is invalid. The windows of a record are consecutive rows of one
-shard, the first of which has its beats, and `read_records` joins them.
+shard, the first of which has its beats.
 
 Legend: N row, L lead, T time.
 """
@@ -17,14 +17,13 @@ Legend: N row, L lead, T time.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rayecg.core.errors import DataError
 from rayecg.core.record import Assessment, Record, invalid_value
@@ -93,9 +92,13 @@ class Layout:
         digital_LT = record.digital_LT
         return cls(record.leads, float(record.fs), digital_LT.shape[1], digital_LT.dtype.name)
 
+    @property
+    def n_bytes(self) -> int:
+        """Give the size of a row's samples."""
+        return len(self.leads) * self.n_times * np.dtype(self.dtype).itemsize
+
     def field(self) -> pa.Field:
         """Give the Arrow field of the samples, its metadata stating this layout."""
-        width = len(self.leads) * self.n_times * np.dtype(self.dtype).itemsize
         metadata = {
             "leads": json.dumps(self.leads),
             "fs": repr(self.fs),
@@ -103,7 +106,7 @@ class Layout:
             "dtype": self.dtype,
             "unit": "adc",
         }
-        return pa.field(SIGNAL, pa.binary(width), nullable=False, metadata=metadata)
+        return pa.field(SIGNAL, pa.binary(self.n_bytes), nullable=False, metadata=metadata)
 
     @classmethod
     def from_field(cls, field: pa.Field) -> Layout:
@@ -124,16 +127,24 @@ def index_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     )
 
 
-def index_columns(columns: Mapping[str, Sequence[Any]], n_rows: int | None = None) -> pa.Table:
+def index_columns(
+    columns: Mapping[str, Sequence[Any] | pa.Array], n_rows: int | None = None
+) -> pa.Table:
     """Build an index from its columns; those not given are null."""
     n_rows = len(columns["record_id"]) if n_rows is None else n_rows
     arrays = [
-        pa.array(columns[field.name], type=field.type, from_pandas=True)
+        _column(columns[field.name], field.type)
         if field.name in columns
         else pa.nulls(n_rows, field.type)
         for field in INDEX_FIELDS
     ]
     return pa.Table.from_arrays(arrays, schema=pa.schema(INDEX_FIELDS))
+
+
+def _column(values: Sequence[Any] | pa.Array, dtype: pa.DataType) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
+    return pa.array(values, dtype, from_pandas=True)
 
 
 def shard_schema(layout: Layout) -> pa.Schema:
@@ -250,111 +261,3 @@ def decode_signal(table: pa.Table) -> tuple[np.ndarray, Layout]:
 def shard_files(folder: str | Path) -> list[Path]:
     """List the shards of a `make_shards` output, in order."""
     return unit_files(Path(folder), "records")
-
-
-def row_groups(
-    file: str | Path, columns: Sequence[str] | None = None
-) -> Iterator[tuple[pa.Table, np.ndarray, Layout]]:
-    """Yield the row groups of a shard: the other columns, the samples, and the layout.
-
-    The samples are a view of Arrow's memory, not a copy. `columns` names the columns to read beside
-    them; None reads all.
-
-    Raises
-    ------
-    DataError
-        If the file is not a shard.
-    """
-    with _opened(file) as shard:
-        for i in range(shard.num_row_groups):
-            table = shard.read_row_group(i, None if columns is None else [*columns, SIGNAL])
-            samples_NLT, layout = decode_signal(table)
-            yield table.drop_columns([SIGNAL]), samples_NLT, layout
-
-
-def row_batches(
-    file: str | Path, size: int, columns: Sequence[str]
-) -> Iterator[tuple[pa.Table, np.ndarray, Layout]]:
-    """Yield the rows of a shard as `row_groups` does, `size` at a time, the last ones fewer.
-
-    A batch's samples are still in the core's cache when they are worked on, which a row group's are
-    not.
-
-    Raises
-    ------
-    DataError
-        If the file is not a shard.
-    """
-    with _opened(file) as shard:
-        for batch in shard.iter_batches(size, columns=[*columns, SIGNAL], use_threads=False):
-            table = pa.Table.from_batches([batch])
-            yield table.drop_columns([SIGNAL]), *decode_signal(table)
-
-
-def has_windows(file: str | Path) -> bool:
-    """Tell whether a shard holds a record in several rows, or a part of one.
-
-    Raises
-    ------
-    DataError
-        If the file is not a shard.
-    """
-    with _opened(file) as shard:
-        if "offset" not in shard.schema_arrow.names:
-            raise DataError(f"{file}: expected a column 'offset' in the shard")
-        offsets = shard.read(["offset"], use_threads=False)["offset"]
-    return bool(offsets.to_numpy().any())
-
-
-def _opened(file: str | Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(file, memory_map=True, pre_buffer=False)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{file}: not a readable Parquet file ({error})") from None
-
-
-def read_records(
-    file: str | Path, record_ids: set[str] | None = None
-) -> Iterator[tuple[dict[str, Any], Record]]:
-    """Yield `(row, record)` for the records of a shard, all or the named ones alone.
-
-    `row` has the columns of the index, `status`, `waveform_sha256` and the measures of quality. One
-    row group is in memory at a time, and the windows of one record.
-    """
-    pieces: list[np.ndarray] = []
-    last: tuple[dict[str, Any], Layout] | None = None
-    for table, samples_NLT, layout in row_groups(file):
-        if record_ids is not None:
-            wanted = [
-                i for i, name in enumerate(table["record_id"].to_pylist()) if name in record_ids
-            ]
-            if not wanted:
-                continue
-            table, samples_NLT = table.take(wanted), samples_NLT[wanted]
-        for row, digital_LT in zip(table.to_pylist(), samples_NLT, strict=True):
-            if last is not None and not row["offset"]:
-                yield _record(*last, pieces)
-                last, pieces = None, []
-            pieces.append(digital_LT[:, : row["n_times"]])
-            last = last or (row, layout)
-    if last is not None:
-        yield _record(*last, pieces)
-
-
-def _record(
-    row: dict[str, Any], layout: Layout, pieces: list[np.ndarray]
-) -> tuple[dict[str, Any], Record]:
-    beats, symbols = row.pop("beat_times"), row.pop("beat_symbols")
-    record = Record(
-        digital_LT=pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1),
-        gain_L=np.array(row.pop("gain")),
-        baseline_L=np.array(row.pop("baseline")),
-        fs=layout.fs,
-        leads=layout.leads,
-        flags=tuple(row.pop("flags") or ()),
-        beat_times=None if beats is None else np.array(beats, dtype=np.int64),
-        beat_symbols=None if symbols is None else tuple(symbols),
-    )
-    for name in ("offset", "n_times"):
-        row.pop(name)
-    return row, record

@@ -15,7 +15,10 @@ from matplotlib.figure import Figure
 
 from rayecg.core.files import read_table
 from rayecg.core.record import Record
-from rayecg.core.shard_format import read_records, shard_files
+from rayecg.core.shard_format import (
+    shard_files,
+)
+from rayecg.core.shard_reader import read_records
 from rayecg.report.benchmark import Benchmark
 from rayecg.report.results import Results
 from rayecg.report.style import INK, Plot, colour, new_figure, tidy

@@ -287,6 +287,7 @@ def fill_windows(
             group.gain_NL[some_N].ravel(),
             group.baseline_NL[some_N].ravel(),
             x_WLT[slots[0] : slots[-1] + 1].reshape(-1, settings.n_times) if aligned else None,
+            all_valid=True,
         )
         if settings.normalisation == "record":
             own_RT = _normalised(own_RT)

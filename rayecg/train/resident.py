@@ -30,7 +30,10 @@ from rayecg.core.files import (
     write_table,
 )
 from rayecg.core.settings import to_tree
-from rayecg.core.shard_format import read_records, shard_files
+from rayecg.core.shard_format import (
+    shard_files,
+)
+from rayecg.core.shard_reader import read_records
 from rayecg.core.versions import code_fingerprint
 from rayecg.signal.prepare import prepare
 from rayecg.signal.side import side_names
