@@ -31,12 +31,11 @@ def main() -> int:
     exports = found["exports"]
     one = next(iter(exports.values()))
     agreement, eager = one["agreement"], one["latency_ms"]["eager"]
-    # The one figure that is told of both sides, where the windows have targets.
-    metric = next((name for name, value in agreement.items() if isinstance(value, dict)), "")
+    metric = agreement.get("metric", {}).get("name", "")
     print(_row("", "MB", "ms/window", "mean |dp|", "max |dp|", "same", metric))
-    print(_row("eager torch", "", f"{eager:.2f}", "", "", "", _figure(agreement, metric, "eager")))
+    print(_row("eager torch", "", f"{eager:.2f}", "", "", "", _figure(agreement, "eager")))
     for name, said in exports.items():
-        print(_line(name, said, metric))
+        print(_line(name, said))
     for name, why in found["left_out"].items():
         print(f"{name:16} not made: {why}")
     print(
@@ -48,7 +47,7 @@ def main() -> int:
     return DONE
 
 
-def _line(name: str, said: dict[str, Any], metric: str) -> str:
+def _line(name: str, said: dict[str, Any]) -> str:
     agreement = said["agreement"]
     return _row(
         name,
@@ -57,14 +56,14 @@ def _line(name: str, said: dict[str, Any], metric: str) -> str:
         f"{agreement['mean_dp']:.1e}",
         f"{agreement['max_dp']:.1e}",
         f"{agreement['same_decisions']:.2%}",
-        _figure(agreement, metric, "export"),
+        _figure(agreement, "export"),
     )
 
 
-def _figure(agreement: dict[str, Any], metric: str, side: str) -> str:
-    if not metric:
+def _figure(agreement: dict[str, Any], side: str) -> str:
+    if "metric" not in agreement:  # the windows have no targets
         return ""
-    value = agreement[metric][side]
+    value = agreement["metric"][side]
     return "-" if value is None else f"{value:.4f}"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import helper
@@ -18,6 +19,7 @@ from rayecg.core.settings import to_tree
 from rayecg.models.backends import (
     BACKENDS,
     Backend,
+    allowed,
     empty_windows,
     onnx_backend,
     open_backend,
@@ -26,7 +28,14 @@ from rayecg.models.backends import (
     window_logits,
 )
 from rayecg.models.catalogue import ModelInputs, build_model
-from rayecg.models.checkpoint import ONNX, ONNX_INT8, add_exports, load_checkpoint, save_checkpoint
+from rayecg.models.checkpoint import (
+    ONNX,
+    ONNX_INT8,
+    add_exports,
+    exported,
+    load_checkpoint,
+    save_checkpoint,
+)
 from rayecg.models.export import OPSET, make_exports
 
 CPU = torch.device("cpu")
@@ -36,8 +45,15 @@ CARD = {
     "architecture": "simple_cnn1d",
     "hyperparameters": {"hidden": 8},
     "input": to_tree(INPUT),
-    "task": {"name": "mine", "labels": {"A": ["a"], "B": ["b"], "C": ["c"]}, "unit": "record"},
-    "operating_point": {"kind": "multilabel"},
+    "task": {"name": "mine", "labels": ["A", "B", "C"], "unit": "record"},
+    "operating_point": {
+        "kind": "multilabel",
+        "calibrator": {"method": "none", "split": "validation", "n_examples": 1},
+        "thresholds_C": [0.5, 0.5, 0.5],
+        "rule": "max_f1",
+        "split": "validation",
+        "n_examples": 1,
+    },
 }
 #: What an int8 export would say of itself.
 MEASURED = {"agreement": {"mean_dp": 0.01}}
@@ -183,9 +199,7 @@ class Shifted(torch.nn.Module):
         return self.model(x_BLT) + self.by
 
 
-@pytest.mark.parametrize(
-    ("name", "by"), [("onnx", 0.001), ("bf16", 1.0), ("onnx_int8", 3.0), ("onnx", float("nan"))]
-)
+@pytest.mark.parametrize(("name", "by"), [("onnx", 0.001), ("bf16", 1.0), ("onnx_int8", 3.0)])
 def test_a_back_end_that_differs_is_refused(bundle, name, by):
     model, card = load_checkpoint(bundle)
     x_WLT, _ = waves(64, 4000)
@@ -194,6 +208,43 @@ def test_a_back_end_that_differs_is_refused(bundle, name, by):
     wrong = torch_backend(name, Shifted(model, by), 16, CPU)
     with pytest.raises(DataError, match=f"'{name}' differs from eager torch on simple_cnn1d: exp"):
         verify(wrong, reference, x_WLT, no_side(64), card)
+
+
+def test_windows_without_finite_logits_prove_nothing(bundle):
+    model, card = load_checkpoint(bundle)
+    x_WLT, _ = waves(8, 4000)
+    reference = torch_backend("eager", model, 4, CPU)
+    other = torch_backend("onnx", model, 4, CPU)
+    lost = torch_backend("onnx", Shifted(model, float("nan")), 4, CPU)
+    held = "'onnx' cannot be held against eager torch on simple_cnn1d: expected"
+    with pytest.raises(DataError, match=f"{held} windows with finite logits, came none among 8"):
+        verify(other, lost, x_WLT * np.nan, no_side(8), card)
+    with pytest.raises(DataError, match="came none among 0"):
+        verify(other, reference, x_WLT[:0], no_side(0), card)
+    for one, two in ((lost, reference), (other, lost)):
+        with pytest.raises(DataError, match=f"{held} .* of the same windows, 8 of 8 differ"):
+            verify(one, two, x_WLT, no_side(8), card)
+    # Where both give nothing, the others count; also where a probability would hide an infinity.
+    x_WLT[2] = np.nan
+    assert verify(other, reference, x_WLT, no_side(8), card)["n_windows"] == 7
+    endless = torch_backend("onnx", Shifted(model, float("inf")), 4, CPU)
+    sure = torch_backend("eager", Shifted(model, 1e6), 4, CPU)
+    with pytest.raises(DataError, match="of the same windows, 7 of 8 differ"):
+        verify(endless, sure, x_WLT, no_side(8), card)
+
+
+def test_onnx_runtime_says_where_it_runs(bundle):
+    """On the CPU where it has no provider for a GPU; what eager torch rounds on one is granted to it."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime runs on a GPU")
+    model, card = load_checkpoint(bundle)
+    onnx_one = open_backend("onnx", bundle, model, 4, card=card)
+    asked = exported(bundle, card, ONNX), bundle / ONNX, 4, torch.device("cuda")
+    assert onnx_backend("onnx", *asked).device == CPU
+    on_cpu, on_gpu = (Backend("eager", 4, lambda x: x[0], torch.device(d)) for d in ("cpu", "cuda"))
+    assert allowed(onnx_one, on_cpu, card) == allowed(on_cpu, on_cpu, card)
+    assert allowed(onnx_one, on_gpu, card) > allowed(onnx_one, on_cpu, card)
+    assert allowed(on_gpu, on_gpu, card) == allowed(on_cpu, on_cpu, card)
 
 
 def test_int8_may_differ_by_what_its_export_measured(bundle):
@@ -242,26 +293,47 @@ def test_an_export_that_is_not_the_cards_is_refused(bundle, tmp_path):
     open_backend("onnx_int8", copy, model, 4)
 
 
+def test_the_card_that_was_loaded_decides_which_export_runs(bundle, tmp_path):
+    model, card = load_checkpoint(bundle)
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    made = tmp_path / "made"
+    made.mkdir()
+    shutil.copy(copy / ONNX_INT8, made / ONNX)
+    add_exports(copy, made, {ONNX: {}})
+    open_backend("onnx", copy, model, 4)
+    with pytest.raises(DataError, match=f"{ONNX}: tampered with or damaged: not the file of its"):
+        open_backend("onnx", copy, model, 4, card=card)
+
+
 @pytest.mark.parametrize(
     ("location", "domain", "expected"),
-    [("../outside", "", "escapes"), ("inside", "evil", "not a registered function/op")],
+    [
+        ("../outside", "", "escapes"),
+        ("{}/outside", "", "Absolute path not allowed"),
+        ("inside", "", "does not exist"),
+        (None, "evil", "not a registered function/op"),
+    ],
 )
-def test_an_onnx_file_reads_nothing_outside_and_brings_no_operators(
-    tmp_path, location, domain, expected
+def test_an_onnx_file_reads_no_other_and_brings_no_operators(
+    tmp_path, monkeypatch, location, domain, expected
 ):
-    """Even where the card vouches for it."""
+    """Even where the card vouches for it, and the other stands beside it and where the job runs."""
     folder = tmp_path / "bundle"
     folder.mkdir()
+    monkeypatch.chdir(folder)
     for name in (tmp_path / "outside", folder / "inside"):
         np.zeros(4, dtype=np.float32).tofile(name)
     weights = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[4])
-    weights.data_location = onnx.TensorProto.EXTERNAL
-    weights.external_data.add(key="location", value=location)
+    if location is None:
+        weights.float_data.extend([0.0] * 4)
+    else:
+        weights.data_location = onnx.TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value=location.format(tmp_path))
     node = helper.make_node("Evil" if domain else "Add", ["x", "w"], ["y"], domain=domain)
     x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in "xy")
     graph = helper.make_graph([node], "graph", [x], [y], [weights])
     opsets = [helper.make_opsetid("", OPSET), *([helper.make_opsetid(domain, 1)] * bool(domain))]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    (folder / ONNX).write_bytes(model.SerializeToString())
-    with pytest.raises(DataError, match=f"ONNX Runtime cannot read it .*{expected}"):
-        onnx_backend("onnx", folder / ONNX, 1, CPU, 1)
+    content, path = model.SerializeToString(), folder / ONNX
+    with pytest.raises(DataError, match=f"{ONNX}: ONNX Runtime cannot read it .*{expected}"):
+        onnx_backend("onnx", content, path, 1, CPU, 1)

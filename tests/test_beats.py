@@ -281,10 +281,10 @@ def beat_bundle(folder, settings: dict):
         "architecture": "simple_cnn1d",
         "hyperparameters": {"hidden": 8},
         "input": settings,
-        "task": {"name": "mine", "labels": {"A": ["a"], "B": ["b"]}, "unit": "beat"},
+        "task": {"name": "mine", "labels": ["A", "B"], "unit": "beat"},
         "operating_point": {
             "kind": "multiclass",
-            "temperature": 1.0,
+            "calibrator": {"method": "none", "split": "validation", "n_examples": 1},
             "thresholds_C": [0.5, 0.5],
             "rule": "argmax",
             "split": "validation",

@@ -18,7 +18,6 @@ from rayecg.core.outputs import (
     Kind,
     OperatingPoint,
     Platt,
-    Temperature,
     log_odds,
     probabilities,
 )
@@ -220,23 +219,64 @@ def test_a_calibrator_survives_its_card(kind, method):
     np.testing.assert_array_equal(again.calibrate(logit_NC), point.calibrate(logit_NC))
 
 
-def test_a_card_from_before_there_were_calibrators_still_loads():
-    old = {"kind": "multilabel", "temperature": 1.6, "thresholds_C": [0.3, 0.6], "rule": "max_f1"}
-    old |= {"split": "validation", "n_examples": 12}
-    point = OperatingPoint.from_tree(old)
-    assert point.calibrator == Temperature("validation", 12, 1.6)
-    logit_NC = np.array([[0.4, -3.0]])
-    np.testing.assert_array_equal(point.calibrate(logit_NC), expit(logit_NC / 1.6))
-    np.testing.assert_array_equal(point.decide(np.array([[0.3, 0.59]])), [[1, 0]])
-    for wrong in (
-        {**old, "knobs": 3},
-        {name: value for name, value in old.items() if name != "rule"},
-        {**old, "calibrator": {"method": "magic", "split": "validation", "n_examples": 3}},
-        {**old, "calibrator": {"method": "platt", "split": "validation", "n_examples": 3}},
-        {**old, "calibrator": 3},
-    ):
-        with pytest.raises(DataError, match="operating_point: expected the fields of a card"):
-            OperatingPoint.from_tree(wrong)
+FITTED = {"split": "validation", "n_examples": 12}
+TREE = {
+    "kind": "multilabel",
+    "calibrator": {"method": "temperature", **FITTED, "temperature": 1.6},
+    "thresholds_C": [0.3, 0.6],
+    "rule": "max_f1",
+    **FITTED,
+}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {**TREE, "knobs": 3},
+        {name: value for name, value in TREE.items() if name != "rule"},
+        # As before there were calibrators.
+        {name: value for name, value in TREE.items() if name != "calibrator"} | {"temperature": 2},
+        {**TREE, "calibrator": {"method": "magic", **FITTED}},
+        {**TREE, "calibrator": {"method": "platt", **FITTED}},
+        {**TREE, "calibrator": 3},
+        None,
+    ],
+)
+def test_an_operating_point_of_other_fields_is_refused(wrong):
+    OperatingPoint.from_tree(TREE).check(2)
+    with pytest.raises(DataError, match="operating_point: expected the fields of a card"):
+        OperatingPoint.from_tree(wrong)
+
+
+PLATT = {"method": "platt", **FITTED, "slope_C": [1, 1], "intercept_C": [0, 0]}
+PLATT["fitted_C"] = [True, True]
+KNOTS = {"method": "isotonic", **FITTED, "log_odds_CK": [[], [1, 2]], "calibrated_CK": [[], [0, 1]]}
+WEIGHTS = {"method": "inverse", **FITTED, "weights_C": [1.0]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"thresholds_C": [0.5]}, "thresholds_C: expected 2, one for each label, came 1"),
+        ({"thresholds_C": []}, "thresholds_C: expected 2, one for each label, came 0"),
+        ({"thresholds_C": 0.5}, "thresholds_C: expected 2, one for each label, came 0.5"),
+        ({"thresholds_C": [0.5, "x"]}, r"thresholds_C: expected numbers, came \(0.5, 'x'\)"),
+        ({"n_positive_C": [1]}, "n_positive_C: expected 2"),
+        ({"calibrator": PLATT | {"slope_C": [1]}}, "slope_C: expected 2"),
+        ({"calibrator": PLATT | {"intercept_C": []}}, "intercept_C: expected 2"),
+        ({"calibrator": KNOTS | {"log_odds_CK": [[]]}}, "log_odds_CK: expected 2"),
+        ({"calibrator": TREE["calibrator"] | {"temperature": 0}}, "a number above 0, came 0"),
+        ({"calibrator": TREE["calibrator"] | {"temperature": "x"}}, "number above 0, came 'x'"),
+        ({"kind": "multiclass", "weights": WEIGHTS}, "weights_C: expected 2"),
+        ({"kind": "both"}, "kind: expected multilabel or multiclass, came 'both'"),
+    ],
+)
+def test_an_operating_point_fits_its_labels(changes, expected):
+    for kept in ({"calibrator": PLATT}, {"calibrator": KNOTS}, {"kind": "multiclass"}):
+        OperatingPoint.from_tree(TREE | kept).check(2)
+    OperatingPoint.from_tree(TREE | {"kind": "multiclass", "thresholds_C": []}).check(2)
+    with pytest.raises(DataError, match=expected):
+        OperatingPoint.from_tree(TREE | changes).check(2)
 
 
 def test_an_unknown_method_is_refused():

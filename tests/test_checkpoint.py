@@ -31,17 +31,24 @@ from rayecg.models.checkpoint import (
     save_checkpoint,
     write_card,
 )
+from rayecg.models.predictor import Predictor
 
 INPUT = InputSettings(fs=100, duration_s=2.0, leads=("I", "II"), normalisation="record")
-LABELS = {"A": ["a"], "B": ["b"], "C": ["c"]}
+LABELS = ["A", "B", "C"]
 POINT = {
     "kind": "multilabel",
-    "temperature": 1.5,
+    "calibrator": {
+        "method": "temperature",
+        "split": "validation",
+        "n_examples": 10,
+        "temperature": 1.5,
+    },
     "thresholds_C": [0.5, 0.5, 0.5],
     "rule": "max_f1",
     "split": "validation",
     "n_examples": 10,
 }
+TASK = {"name": "mine", "labels": LABELS, "unit": "record"}
 
 
 def card_of(**changes) -> dict:
@@ -49,7 +56,7 @@ def card_of(**changes) -> dict:
         "architecture": "simple_cnn1d",
         "hyperparameters": {"hidden": 8},
         "input": to_tree(INPUT),
-        "task": {"name": "mine", "labels": LABELS, "unit": "record"},
+        "task": TASK,
         "operating_point": POINT,
     }
     return card | changes
@@ -130,6 +137,7 @@ def test_tampered_weights_are_refused(bundle):
     [
         lambda card: card["operating_point"]["thresholds_C"].__setitem__(0, 0.1),
         lambda card: card["input"]["leads"].reverse(),
+        lambda card: card["task"].update(labels=["B", "A", "C"]),
         lambda card: card.update(note="harmless"),
         lambda card: card.pop("hyperparameters"),
         lambda card: card.pop("fingerprint"),
@@ -185,7 +193,7 @@ def test_exports_are_stated_and_change_nothing_else(bundle, tmp_path):
     for name, content in ((ONNX, f"{ONNX} 1"), (PROGRAM, f"{PROGRAM} 0")):
         said = {"kind": name, "sha256": file_sha256(bundle / name), "size": len(content)}
         assert card["exports"][name] == said
-        assert exported(bundle, card, name).read_text() == content
+        assert exported(bundle, card, name) == content.encode()
     assert card["fingerprint"] != before["fingerprint"]
     assert identity(card) == identity(before)
     assert identity(card | {"operating_point": {}}) != identity(before)
@@ -237,11 +245,22 @@ def test_another_format_version_is_refused(bundle, version, expected):
         load_checkpoint(bundle)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", "null"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "null", '{"a": "\\ud800"}', "[" * 100_000])
 def test_a_card_that_is_no_card_is_refused(bundle, content):
     (bundle / CARD).write_text(content)
-    with pytest.raises(DataError, match=r"not valid JSON|expected a JSON dict"):
+    expected = rf"{CARD}: (not valid JSON|not readable JSON|expected a JSON dict)"
+    with pytest.raises(DataError, match=expected) as caught:
         load_checkpoint(bundle)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_card_may_spell_its_characters(bundle):
+    """Half a pair is no character; both halves are one, and say what it says itself."""
+    change_card(bundle, note="\N{ANATOMICAL HEART}")
+    card = read_card(bundle)
+    (bundle / CARD).write_text(json.dumps(card))
+    assert "\\ud83e\\udec0" in (bundle / CARD).read_text()
+    assert read_card(bundle) == card
 
 
 @pytest.mark.parametrize(
@@ -251,9 +270,26 @@ def test_a_card_that_is_no_card_is_refused(bundle, content):
         ({"architecture": "os:system"}, "no architecture is named 'os:system'"),
         ({"hyperparameters": {"hidden": 9}}, "size mismatch"),
         ({"hyperparameters": {"wide": 9}}, "has no hyperparameter 'wide'"),
-        ({"task": {"name": "mine", "labels": {"A": ["a"]}}}, "size mismatch"),
-        ({"task": {}}, "expected a field 'labels'"),
+        ({"task": {}}, "card.json: expected a field 'labels'"),
         ({"task": None}, "cannot be loaded"),
+        (
+            {"task": TASK | {"labels": {"A": ["a"], "B": ["b"]}}},
+            "expected a list of distinct names",
+        ),
+        (
+            {"task": TASK | {"labels": ["A", "B", "A"]}},
+            "expected a list of distinct names, came .*'A'",
+        ),
+        ({"task": TASK | {"labels": ["A", "B", 3]}}, "expected a list of distinct names"),
+        ({"task": TASK | {"labels": []}}, r"json: task.labels: expected a list of .* came \[\]"),
+        ({"task": {"labels": LABELS}}, "card.json: expected a field 'unit'"),
+        ({"task": TASK | {"unit": "day"}}, "json: task.unit: expected record or beat, came 'day'"),
+        ({"task": TASK | {"labels": ["A", "B"]}}, "json: thresholds_C: expected 2, .* came 3"),
+        ({"operating_point": {}}, "card.json: operating_point: expected the fields"),
+        ({"operating_point": None}, "card.json: operating_point: expected the fields"),
+        ({"operating_point": {**POINT, "thresholds_C": [0.5]}}, "json: thresholds_C: expected 3"),
+        ({"members": 3}, "an ensemble has no weights of its own; load its members: it names none"),
+        ({"members": {"a": "0", "b": "1"}}, "load its members: a, b"),
         ({"hyperparameters": None}, "cannot be loaded"),
         ({"input": {"fs": 100, "lead": ["I"]}}, "unknown key 'input.lead'"),
         ({"input": None}, "cannot be loaded"),
@@ -268,7 +304,7 @@ def test_a_card_that_does_not_fit_is_refused_in_one_line(bundle, changes, expect
 
 
 def test_a_card_without_a_field_is_refused(bundle):
-    for name in ("architecture", "hyperparameters", "input", "task"):
+    for name in ("architecture", "hyperparameters", "input", "task", "operating_point"):
         card = read_json(bundle / CARD)
         del card[name]
         (bundle.parent / "less").mkdir(exist_ok=True)
@@ -276,6 +312,45 @@ def test_a_card_without_a_field_is_refused(bundle):
         (bundle.parent / "less" / WEIGHTS).write_bytes((bundle / WEIGHTS).read_bytes())
         with pytest.raises(DataError, match=f"card.json: expected a field '{name}'"):
             load_checkpoint(bundle.parent / "less")
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, ONNX])
+def test_what_is_used_is_what_was_hashed(bundle, tmp_path, monkeypatch, file):
+    """A file that is replaced after the look at it changes nothing: it is read once."""
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / ONNX).write_bytes(b"exported")
+    card = add_exports(bundle, made, {ONNX: {}})
+    model, _ = load_checkpoint(bundle)
+    opened, read = [], Path.read_bytes
+
+    def read_and_replace(path: Path) -> bytes:
+        content = read(path)
+        if path.name == file:
+            opened.append(path)
+            path.write_bytes(b"another")
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_replace)
+    if file == ONNX:
+        assert exported(bundle, card, ONNX) == b"exported"
+    else:
+        again, _ = load_checkpoint(bundle)
+        assert torch.equal(again.head[0].weight, model.head[0].weight)
+    assert opened == [bundle / file]
+
+
+def test_a_predictor_refuses_a_bundle_that_was_replaced(bundle, tmp_path):
+    """Also one that was only exported anew: a back end would run another file."""
+    stated = read_card(bundle)["fingerprint"]
+    assert Predictor(bundle, fingerprint=stated).card == read_card(bundle)
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / ONNX).write_bytes(b"exported")
+    add_exports(bundle, made, {ONNX: {}})
+    with pytest.raises(DataError, match=f"{CARD}: expected fingerprint '{stated}', came"):
+        Predictor(bundle, fingerprint=stated)
+    Predictor(bundle)
 
 
 def test_weights_are_data(bundle):
@@ -326,7 +401,7 @@ def test_an_array_of_another_shape_is_an_error_of_its_row(bundle):
 
 
 def test_a_beat_wise_bundle_needs_beats(tmp_path, model):
-    card = card_of(task={"name": "mine", "labels": LABELS, "unit": "beat"})
+    card = card_of(task=TASK | {"unit": "beat"})
     save_checkpoint(tmp_path / "bundle", model, card)
     predictor = rayecg.load(tmp_path / "bundle")
     x_BLT = np.random.default_rng(0).normal(size=(3, 2, 1000))

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from fake_benchmark import KEY, write_benchmark
 
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import InputSettings
-from rayecg.core.files import read_json, read_table, write_json
+from rayecg.core.files import read_json, read_table, write_json, write_table
 from rayecg.core.settings import to_tree
-from rayecg.models.backends import onnx_backend, open_backend, torch_backend, verify
+from rayecg.core.versions import versions
+from rayecg.models.backends import Backend, onnx_backend, open_backend, torch_backend, verify
 from rayecg.models.catalogue import (
     ModelInputs,
     build_model,
@@ -34,11 +37,15 @@ from rayecg.models.checkpoint import (
     load_checkpoint,
     read_card,
     save_checkpoint,
+    write_card,
 )
 from rayecg.models.export import OPSET, export_program, write_int8, write_onnx
 from rayecg.pipeline.export import export
 from rayecg.score import batches
+from rayecg.train.reference import examples_digest
 
+#: The figure that the cards name, which is not that of the tasks.
+METRIC = "macro_auprc"
 #: Files of a bundle without exports.
 BUNDLE = (CARD, WEIGHTS)
 KINDS = {
@@ -70,10 +77,15 @@ def make_finished(out: Path, kind: str) -> Path:
     labels = tuple(task["labels"])
     torch.manual_seed(0)
     model = build_model("simple_cnn1d", ModelInputs.of(reads), len(labels), {"hidden": 8})
+    examples = read_table(out / "work" / "examples.parquet").to_pandas()
+    train = examples[examples["split"] == "train"]
+    targets_NC = train[[f"target_{label}" for label in labels]].to_numpy()
+    trained_on = examples_digest(train["record_id"], train["offset"], targets_NC)
     card = card_of(kind, task["name"], task["unit"], labels)
+    card["training"]["data"] = {"examples_sha256": trained_on}
+    card["metrics"] = {"primary": {"metric": METRIC}}
     bundle = out / "work" / "train" / "wide-seed0" / "checkpoint"
     save_checkpoint(bundle, model, card)
-    examples = read_table(out / "work" / "examples.parquet").to_pandas()
     wanted = batches.draw_examples(examples, None, 1000, "train")
     sample = batches.prepare_sample(out / "work" / "shards", bundle, wanted, 1000)
     x_WLT = torch.from_numpy(np.concatenate([item.x_WLT for item in sample.items_W[:64]]))
@@ -91,8 +103,9 @@ def make_finished(out: Path, kind: str) -> Path:
 
 def card_of(kind: str, name: str, unit: str, labels: Sequence[str]) -> dict[str, Any]:
     decides, reads = KINDS[kind]
-    point: dict[str, Any] = {"kind": decides, "split": "validation", "n_examples": 10}
-    point |= {"temperature": 1.0, "rule": "argmax" if decides == "multiclass" else "max_f1"}
+    fitted = {"split": "validation", "n_examples": 10}
+    point: dict[str, Any] = {"kind": decides, **fitted, "calibrator": {"method": "none", **fitted}}
+    point["rule"] = "argmax" if decides == "multiclass" else "max_f1"
     point["thresholds_C"] = [] if decides == "multiclass" else [0.5] * len(labels)
     return {
         "architecture": "simple_cnn1d",
@@ -132,12 +145,15 @@ def test_the_card_says_what_was_made(done):
     assert {path.name for path in bundle.iterdir()} == {*card["exports"], *BUNDLE, ".lock"}
     for name, said in card["exports"].items():
         assert said["size"] == (bundle / name).stat().st_size
+        assert said["made_by"].items() <= versions().items()
         assert set(said["latency_ms"]) == {"one_window", "eager", "threads"}
         agreement = said["agreement"]
         assert agreement["split"] == "validation"
         assert 0 <= agreement["same_decisions"] <= 1
-        metric = read_json(bundle.parents[2] / "task.json")["primary_metric"]
-        assert set(agreement[metric]) == {"export", "eager"}
+        metric = agreement["metric"]
+        assert set(metric) == {"name", "export", "eager"}
+        assert metric["name"] == card["metrics"]["primary"]["metric"] == METRIC
+        assert 0 <= metric["eager"] <= 1
         beats = card["task"]["unit"] == "beat"
         assert agreement["n_windows"] == agreement["n_examples"] * (1 if beats else 3)
         if name != ONNX_INT8:
@@ -223,6 +239,39 @@ def test_other_shards_are_refused(finished, tmp_path):
     assert (finished / CARD).read_bytes() == before
 
 
+def test_other_examples_are_refused(finished, tmp_path):
+    work, before = finished.parents[2], (finished / CARD).read_bytes()
+
+    def write(table: pd.DataFrame) -> Path:
+        write_table(tmp_path / "examples.parquet", pa.Table.from_pandas(table))
+        return tmp_path / "examples.parquet"
+
+    own = read_table(work / "examples.parquet").to_pandas()
+    swap = {"train": "test", "test": "train"}
+    swapped = own.assign(split=own["split"].map(lambda name: swap.get(name, name)))
+    label = next(name for name in own if name.startswith("target_"))
+    turned = own.assign(**{label: 1 - own[label]})
+    for other in (swapped, turned, own[own.index != own.index[own["split"] == "train"][0]]):
+        with pytest.raises(DataError, match=r"examples\.parquet: not the examples that the chec"):
+            export(finished, work / "shards", write(other))
+    with pytest.raises(DataError, match=rf"expected the columns .*{label}.*, lacks {label}") as e:
+        export(finished, work / "shards", write(own.drop(columns=label)))
+    assert "\n" not in str(e.value)
+    assert (finished / CARD).read_bytes() == before
+
+
+def test_a_card_that_does_not_say_what_trained_has_nothing_quantised(finished, tmp_path):
+    copy = shutil.copytree(finished, tmp_path / "checkpoint")
+    card = read_json(copy / CARD)
+    del card["training"]["data"]
+    write_card(copy, card)
+    work = finished.parents[2]
+    found = export(copy, work / "shards", work / "examples.parquet")
+    assert "the card lacks training.data.examples_sha256" in found["left_out"][ONNX_INT8]
+    assert found["exports"][ONNX]["agreement"]["split"] == "none: random numbers"
+    assert "metric" not in found["exports"][ONNX]["agreement"]
+
+
 #: Not the recurrent ones, which are unrolled in time: that takes minutes.
 LARGE = ["hmt_ecgnet", "resnet1d_wang", "fcn_wang", "xresnet1d18", "inception1d"]
 
@@ -240,9 +289,13 @@ def test_architectures_export_with_the_columns_beside(tmp_path, name):
     cpu = torch.device("cpu")
     card = {"architecture": name, "operating_point": {"kind": "multilabel"}}
     eager = torch_backend("eager", model, 3, cpu)
-    verify(onnx_backend("onnx", tmp_path / ONNX, 3, cpu, 1), eager, x_WLT, side_WM, card)
+
+    def opened(name: str, path: Path) -> Backend:
+        return onnx_backend(name, path.read_bytes(), path, 3, cpu, 1)
+
+    verify(opened("onnx", tmp_path / ONNX), eager, x_WLT, side_WM, card)
     write_int8(tmp_path / ONNX, tmp_path / ONNX_INT8, x_WLT, side_WM)
-    int8 = onnx_backend("onnx_int8", tmp_path / ONNX_INT8, 3, cpu, 1)
+    int8 = opened("onnx_int8", tmp_path / ONNX_INT8)
     assert 0 < np.abs(int8.logits(x_WLT, side_WM) - eager.logits(x_WLT, side_WM)).max() < 1
 
 

@@ -14,7 +14,6 @@ from sklearn.metrics import brier_score_loss
 from test_report_many import make_folds
 
 from rayecg.audit.run import audit
-from rayecg.core.files import read_json
 from rayecg.core.outputs import DecisionWeights, Platt
 from rayecg.core.settings import to_tree
 from rayecg.metrics.calibration import ece, recalibration
@@ -181,21 +180,6 @@ def test_what_averages_leave_out_is_named(recordings, tmp_path):
     assert "The averages leave out STTC: without positives" in said
     assert "also leave out NORM, MI, CD" in said
     assert not [note for note in tables_of(recordings)[0].notes if "averages leave out" in note]
-
-
-def test_old_cards_give_the_same_page(out):
-    before = tables_of(out)
-
-    def old(tree: dict[str, Any]) -> None:
-        point = tree["operating_point"]
-        kept = ("kind", "thresholds_C", "rule", "split", "n_examples")
-        temperature = point["calibrator"]["temperature"]
-        tree["operating_point"] = {n: point[n] for n in kept} | {"temperature": temperature}
-
-    for run in RUNS:
-        edit_json(card_of(out, run), old)
-        assert "calibrator" not in read_json(card_of(out, run))["operating_point"]
-    assert tables_of(out) == before
 
 
 def test_a_card_that_says_nothing_leaves_the_figures(out):

@@ -63,11 +63,16 @@ def read_json(path: str | Path, kind: type = dict) -> Any:
         If it is missing, not JSON, or of another kind.
     """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        value = json.loads(text)
+        if "\\u" in text:  # which may spell half a character, and no file can hold that
+            as_json(value).encode()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error})") from None
+    except RecursionError:
+        raise DataError(f"{path}: not readable JSON (too many brackets in one another)") from None
     if not isinstance(value, kind):
         raise DataError(f"{path}: expected a JSON {kind.__name__}, came {type(value).__name__}")
     return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy.special import expit, log_softmax, logsumexp, softmax
@@ -232,23 +232,46 @@ class OperatingPoint:
         """Give calibrated probabilities."""
         return self.calibrator.apply(logits_NC, self.kind)
 
-    @classmethod
-    def from_tree(cls, tree: Mapping[str, Any]) -> OperatingPoint:
-        """Read it back from a card, also from one that has no calibrator but a temperature.
+    def check(self, n_labels: int) -> None:
+        """Fail unless it states numbers, and as many as there are labels where it states one for each.
 
         Raises
         ------
         DataError
-            If it has other fields, or a calibrator of an unknown method.
+            With the first field that does not.
         """
-        own = {name: _tuples(value) for name, value in tree.items()}
+        may_lack = {"n_positive_C", "chosen_C"}
+        if self.kind == "multiclass":
+            may_lack.add("thresholds_C")
+        for part in (self, self.calibrator, *([self.weights] if self.weights else ())):
+            for name, values in vars(part).items():
+                if name == "temperature" and not (_are_numbers(values) and values > 0):
+                    raise DataError(f"temperature: expected a number above 0, came {values!r}")
+                by_label = name.endswith(("_C", "_CK"))
+                if not by_label or (values == () and name in may_lack):
+                    continue
+                if not isinstance(values, tuple) or len(values) != n_labels:
+                    n = len(values) if isinstance(values, tuple) else repr(values)
+                    raise DataError(f"{name}: expected {n_labels}, one for each label, came {n}")
+                if not _are_numbers(values):
+                    raise DataError(f"{name}: expected numbers, came {values!r:.100}")
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> OperatingPoint:
+        """Read it back from a card; `check` whether it fits the labels.
+
+        Raises
+        ------
+        DataError
+            If it has other fields, an unknown kind, or a calibrator of an unknown method.
+        """
         try:
-            fitted_on = {name: own[name] for name in ("split", "n_examples")}
-            if "calibrator" not in own:
-                own["calibrator"] = Temperature(**fitted_on, temperature=own.pop("temperature"))
-            else:
-                said = {name: _tuples(value) for name, value in own["calibrator"].items()}
-                own["calibrator"] = _CALIBRATORS[said["method"]](**said)
+            own = {name: _tuples(value) for name, value in tree.items()}
+            if own["kind"] not in get_args(Kind):
+                expected = " or ".join(get_args(Kind))
+                raise DataError(f"operating_point.kind: expected {expected}, came {own['kind']!r}")
+            said = {name: _tuples(value) for name, value in own["calibrator"].items()}
+            own["calibrator"] = _CALIBRATORS[said["method"]](**said)
             if own.get("weights") is not None:
                 said = {name: _tuples(value) for name, value in own["weights"].items()}
                 own["weights"] = DecisionWeights(**said)
@@ -258,6 +281,12 @@ class OperatingPoint:
                 f"operating_point: expected the fields of a card of this version, came others "
                 f"({type(error).__name__}: {error})"
             ) from None
+
+
+def _are_numbers(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_are_numbers, value))
+    return isinstance(value, (int, float))
 
 
 def _tuples(value: Any) -> Any:

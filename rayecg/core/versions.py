@@ -18,6 +18,8 @@ _PACKAGES = (
     "scipy",
     "scikit-learn",
     "wfdb",
+    "onnx",
+    "onnxruntime",
 )
 
 

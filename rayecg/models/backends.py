@@ -5,6 +5,7 @@ Legend: W window, L lead, T time, M side column, C label.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +17,7 @@ from torch import nn
 from rayecg.core.catalogue import nearest
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import BackendName
-from rayecg.core.outputs import probabilities
+from rayecg.core.outputs import Kind, probabilities
 from rayecg.models.checkpoint import ONNX, ONNX_INT8, exported, read_card
 
 BACKENDS: tuple[str, ...] = get_args(BackendName)
@@ -27,6 +28,9 @@ ALIGNMENT = 64
 SLOPE = 0.224
 #: Roundings a logit goes through one after another: two in each of fifty layers.
 ROUNDINGS = 100
+
+#: A folder that holds nothing, and can hold nothing.
+NOWHERE = os.devnull
 
 #: What one batch goes through: windows (and side columns) of one size to logits.
 Run = Callable[[list[torch.Tensor]], torch.Tensor]
@@ -108,6 +112,7 @@ def open_backend(
     batch_size: int,
     device: str | torch.device = "cpu",
     threads: int | None = None,
+    card: Mapping[str, Any] | None = None,
 ) -> Backend:
     """Make a back end of a checkpoint ready; `verify` it before use.
 
@@ -124,9 +129,13 @@ def open_backend(
     batch_size
         Windows that the network sees at a time.
     device
-        A torch device. ONNX Runtime stays on the CPU where it has no provider for it.
+        A torch device. ONNX Runtime stays on the CPU where it has no provider for it, and the back
+        end's `device` says so.
     threads
         Of ONNX Runtime; torch's number if None. Those of torch are the process's.
+    card
+        The one that the network was loaded with: another may stand in the bundle by now. None reads
+        that.
 
     Raises
     ------
@@ -139,8 +148,9 @@ def open_backend(
     if name not in BACKENDS:
         raise SettingsError(f"no back end is named {name!r} ({nearest(name, BACKENDS)})")
     if name.startswith("onnx"):
-        path = exported(folder, read_card(folder), ONNX if name == "onnx" else ONNX_INT8)
-        return onnx_backend(name, path, batch_size, device, threads)
+        file = ONNX if name == "onnx" else ONNX_INT8
+        content = exported(folder, read_card(folder) if card is None else card, file)
+        return onnx_backend(name, content, Path(folder) / file, batch_size, device, threads)
     if name == "compile":
         # The batch has one shape; another size of it is translated anew.
         return torch_backend(
@@ -165,9 +175,23 @@ def torch_backend(
 
 
 def onnx_backend(
-    name: str, path: Path, batch_size: int, device: torch.device, threads: int | None = None
+    name: str,
+    content: bytes,
+    path: Path,
+    batch_size: int,
+    device: torch.device,
+    threads: int | None = None,
 ) -> Backend:
-    """Make ONNX Runtime ready on a file; the arguments are those of `open_backend`.
+    """Make ONNX Runtime ready on a file's content.
+
+    Parameters
+    ----------
+    content
+        All of the network: weights in other files are refused.
+    path
+        What errors call it; nothing is read from there.
+    name, batch_size, device, threads
+        As `open_backend` takes them.
 
     Raises
     ------
@@ -182,14 +206,20 @@ def onnx_backend(
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     # Threads that spin between batches take the cores from whoever prepares the next one.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Without it weights in other files would be looked for from the working folder.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", NOWHERE
+    )
     options.log_severity_level = 3
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=providers)
+        session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # its own classes have no base but this
         raise DataError(f"{path}: ONNX Runtime cannot read it ({_line(error)})") from None
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        device = torch.device("cpu")  # there is none for a GPU, or it could not be had
     names = [each.name for each in session.get_inputs()]
 
     def run(batch: list[torch.Tensor]) -> torch.Tensor:
@@ -226,45 +256,64 @@ def verify(
     Raises
     ------
     DataError
-        If the back end cannot run the network, or differs by more than it may.
+        If the back end cannot run the network, differs by more than it may, or there is nothing to
+        tell that by.
     """
-    kind = card["operating_point"]["kind"]
-    expected_WC = probabilities(reference.logits(x_WLT, side_WM), kind)
+    name, of = f"back end {backend.name!r}", card["architecture"]
+    expected_WC = reference.logits(x_WLT, side_WM)
     try:
-        found_WC = probabilities(backend.logits(x_WLT, side_WM), kind)
+        found_WC = backend.logits(x_WLT, side_WM)
     except Exception as error:  # compilers and runtimes raise what they like
-        raise DataError(
-            f"back end {backend.name!r} cannot run {card['architecture']} ({_line(error)}); use 'eager'"
-        ) from None
-    mean_allowed, max_allowed = allowed(backend, card)
-    found = {
-        **difference(found_WC, expected_WC),
-        "mean_allowed": mean_allowed,
-        "max_allowed": max_allowed,
-    }
-    for what in ("mean", "max"):
-        # Not `>`: a probability that is not finite differs by NaN.
-        if not found[f"{what}_dp"] <= found[f"{what}_allowed"]:
+        said = _line(error)
+        raise DataError(f"{name} cannot run {of} ({said}); 'eager' is not affected") from None
+    try:
+        apart = difference(found_WC, expected_WC, card["operating_point"]["kind"])
+    except DataError as error:
+        raise DataError(f"{name} cannot be held against eager torch on {of}: {error}") from None
+    mean_allowed, max_allowed = allowed(backend, reference, card)
+    found = {**apart, "mean_allowed": mean_allowed, "max_allowed": max_allowed}
+    for which in ("mean", "max"):
+        # Not `>`: a card may state NaN.
+        if not found[f"{which}_dp"] <= found[f"{which}_allowed"]:
             raise DataError(
-                f"back end {backend.name!r} differs from eager torch on {card['architecture']}: "
-                f"expected a {what} difference of probabilities of at most "
-                f"{found[f'{what}_allowed']:.2g}, came {found[f'{what}_dp']:.2g}; use 'eager'"
+                f"{name} differs from eager torch on {of}: expected a {which} difference of "
+                f"probabilities of at most {found[f'{which}_allowed']:.2g}, came "
+                f"{found[f'{which}_dp']:.2g}; 'eager' is not affected"
             )
     return found
 
 
-def difference(found_WC: np.ndarray, expected_WC: np.ndarray) -> dict[str, Any]:
-    """Say how far probabilities lie apart; windows that the reference has no finite ones of are left."""
-    known_W = np.isfinite(expected_WC).all(axis=1)
-    apart_WC = np.abs(found_WC[known_W] - expected_WC[known_W])
+def difference(found_WC: np.ndarray, expected_WC: np.ndarray, kind: Kind) -> dict[str, Any]:
+    """Say how far the probabilities of two networks' logits lie apart.
+
+    Windows that neither has finite logits of are left out.
+
+    Returns
+    -------
+    dict
+        `n_windows` that were compared, `mean_dp` and `max_dp`.
+
+    Raises
+    ------
+    DataError
+        If one alone has finite logits of a window, or no window is left.
+    """
+    known_W, found_W = (np.isfinite(own).all(axis=1) for own in (expected_WC, found_WC))
+    n, n_alone = len(known_W), int((known_W != found_W).sum())
+    if n_alone:
+        raise DataError(f"expected finite logits of the same windows, {n_alone} of {n} differ")
+    if not known_W.any():
+        raise DataError(f"expected windows with finite logits, came none among {n}")
+    p_WC, q_WC = (probabilities(own[known_W], kind) for own in (expected_WC, found_WC))
+    apart_WC = np.abs(p_WC - q_WC)
     return {
-        "n_windows": int(known_W.sum()),
-        "mean_dp": float(apart_WC.mean()) if apart_WC.size else 0.0,
-        "max_dp": float(apart_WC.max()) if apart_WC.size else 0.0,
+        "n_windows": len(apart_WC),
+        "mean_dp": float(apart_WC.mean()),
+        "max_dp": float(apart_WC.max()),
     }
 
 
-def allowed(backend: Backend, card: Mapping[str, Any]) -> tuple[float, float]:
+def allowed(backend: Backend, reference: Backend, card: Mapping[str, Any]) -> tuple[float, float]:
     """Give the mean and the largest difference of probabilities that a back end may show.
 
     A format with rounding error u errs, in `ROUNDINGS` roundings that all err one way, by a share
@@ -278,10 +327,10 @@ def allowed(backend: Backend, card: Mapping[str, Any]) -> tuple[float, float]:
         return 3.0 * measured["mean_dp"] + 0.005, 1.0
     if backend.name == "bf16":
         unit = 2.0**-9
-    elif backend.name == "eager" or backend.device.type == "cpu":
+    elif backend.name == "eager" or {backend.device.type, reference.device.type} == {"cpu"}:
         unit = 2.0**-24
     else:
-        unit = 2.0**-12  # convolutions on a GPU round their inputs to TF32
+        unit = 2.0**-12  # convolutions on a GPU round their inputs to TF32, the reference's, too
     # Sums of some thousand numbers in another order add roundings of their own.
     largest = max(4 * SLOPE * ROUNDINGS * unit, 1e-4)
     return max(4 * SLOPE * ROUNDINGS**0.5 * unit, 1e-5), largest

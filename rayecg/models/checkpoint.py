@@ -3,8 +3,9 @@
 `model.safetensors` (weights, as arrays), `card.json` (what they are the weights of) and, once
 `jobs/export.py` was there, exports. The card states the SHA-256 of every other file and of itself. What
 is read is arrays, JSON and ONNX: ONNX Runtime is given no operators but its own, and refuses weights in
-files outside the bundle. The `.pt2` program is for others: `torch.export.load` unpickles parts of it,
-which can run code, so nothing here opens one that it did not just write.
+other files. Each file is read once, and what was hashed is what is used. The `.pt2` program is for
+others: `torch.export.load` unpickles parts of it, which can run code, so nothing here opens one that it
+did not just write.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
-from rayecg.core.errors import DataError, SettingsError
+from rayecg.core.errors import DataError
 from rayecg.core.experiment import InputSettings
 from rayecg.core.files import file_sha256, fingerprint, read_json, replacing_folder, write_json
+from rayecg.core.outputs import OperatingPoint
 from rayecg.core.settings import build
 from rayecg.models.catalogue import ModelInputs, build_model
 
@@ -115,9 +116,10 @@ def read_card(folder: str | Path, expected: str | None = None) -> dict[str, Any]
     if expected is not None and not (expected and stated.startswith(expected)):
         raise DataError(f"{path}: expected fingerprint {expected!r}, came {stated[:12]}…")
     if "members" in card:
+        names = card["members"] if isinstance(card["members"], dict) else ()
         raise DataError(
             f"{folder}: an ensemble has no weights of its own; load its members: "
-            f"{', '.join(card['members'])}"
+            f"{', '.join(names) or 'it names none'}"
         )
     return card
 
@@ -161,8 +163,8 @@ def add_exports(
     return write_card(folder, {**card, "exports": {**others, **stated}})
 
 
-def exported(folder: str | Path, card: Mapping[str, Any], name: str) -> Path:
-    """Give the file of an export, after a look at its SHA-256.
+def exported(folder: str | Path, card: Mapping[str, Any], name: str) -> bytes:
+    """Give the content of an export's file: what its SHA-256 was looked at of.
 
     Raises
     ------
@@ -172,21 +174,23 @@ def exported(folder: str | Path, card: Mapping[str, Any], name: str) -> Path:
     path, said = Path(folder) / name, card.get("exports", {}).get(name)
     if said is None or not path.exists():
         raise DataError(f"{path}: not exported yet: run jobs/export.py --checkpoint {folder}")
-    _check_sha256(path, said.get("sha256"))
-    return path
+    return _read(path, said.get("sha256"))
 
 
-def _check_sha256(path: Path, stated: Any) -> None:
+def _read(path: Path, stated: Any) -> bytes:
+    """Read a file once: a second look at its path could find another than the one of this SHA-256."""
     expected = str(stated)
     try:
-        found = file_sha256(path)
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise DataError(
             f"{path}: tampered with or damaged: not the file of its card (expected SHA-256 "
             f"{expected[:12]}…, came {found[:12]}…)"
         )
+    return content
 
 
 def load_checkpoint(
@@ -197,33 +201,43 @@ def load_checkpoint(
     Raises
     ------
     DataError
-        If a part is missing, the weights are not the ones of the card, or they do not fit.
+        If a part is missing, the weights are not the ones of the card, they do not fit, or the card
+        does not say how answers are made of outputs.
     """
     folder = Path(folder)
     card = read_card(folder, expected)
     weights = folder / WEIGHTS
     if not weights.exists():
         raise DataError(f"{weights}: expected the weights of the checkpoint, found nothing")
-    _check_sha256(weights, card.get("weights_sha256"))
+    content = _read(weights, card.get("weights_sha256"))
     try:
+        _check_answers(card)
         inputs = ModelInputs.of(input_settings(card))
         # Building draws random weights; the caller's random state is none of its business.
         with torch.random.fork_rng(devices=[]):
             model = build_model(
                 card["architecture"], inputs, len(card["task"]["labels"]), card["hyperparameters"]
             )
-        model.load_state_dict(safetensors.torch.load_file(weights))
+        model.load_state_dict(safetensors.torch.load(content))
     except KeyError as error:
         raise DataError(f"{folder / CARD}: expected a field {error}") from None
-    except (
-        AttributeError,
-        RuntimeError,
-        SettingsError,
-        TypeError,
-        safetensors.SafetensorError,
-    ) as error:
+    except DataError as error:
+        raise DataError(f"{folder / CARD}: {error}") from None
+    except Exception as error:  # networks that are asked for the impossible raise what they like
         raise DataError(f"{folder}: cannot be loaded ({' '.join(str(error).split())})") from None
     return model.eval(), card
+
+
+def _check_answers(card: Mapping[str, Any]) -> None:
+    """Fail unless a card says which labels the outputs are of, of what, and how they are decided."""
+    labels, unit = card["task"]["labels"], card["task"]["unit"]
+    # Their order is that of the outputs. Keys of an object have none: the fingerprint sorts them.
+    names = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    if not names or not labels or len(set(labels)) < len(labels):
+        raise DataError(f"task.labels: expected a list of distinct names, came {labels!r:.100}")
+    if unit not in ("record", "beat"):
+        raise DataError(f"task.unit: expected record or beat, came {unit!r:.100}")
+    OperatingPoint.from_tree(card["operating_point"]).check(len(labels))
 
 
 def input_settings(card: dict[str, Any]) -> InputSettings:

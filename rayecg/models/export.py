@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from torch import nn
 
 from rayecg.core.errors import DataError
+from rayecg.core.versions import versions
 from rayecg.models.backends import Backend, onnx_backend, torch_backend
 from rayecg.models.catalogue import ModelInputs, example_batch
 from rayecg.models.checkpoint import ONNX, ONNX_INT8, PROGRAM
@@ -72,14 +72,14 @@ def make_exports(
     DataError
         If the network cannot be traced, or not be written as ONNX.
     """
-    made, cpu = Exports(), torch.device("cpu")
+    made = Exports()
     program = export_program(model, inputs)
     torch.export.save(program, folder / PROGRAM)
     again = torch.export.load(folder / PROGRAM).module()  # what is measured is the file
-    made.backends[PROGRAM] = torch_backend("program", again, 1, cpu)
+    made.backends[PROGRAM] = torch_backend("program", again, 1, torch.device("cpu"))
     made.said[PROGRAM] = _statement("torch.export program, float32")
     write_onnx(program, folder / ONNX)
-    made.backends[ONNX] = onnx_backend("onnx", folder / ONNX, 1, cpu, 1)
+    made.backends[ONNX] = _opened("onnx", folder / ONNX)
     made.said[ONNX] = _statement("ONNX, float32", opset=OPSET)
     if calibration is None:
         made.left_out[ONNX_INT8] = "int8 needs training records"
@@ -89,7 +89,7 @@ def make_exports(
     except DataError as error:
         made.left_out[ONNX_INT8] = str(error)
         return made
-    made.backends[ONNX_INT8] = onnx_backend("onnx_int8", folder / ONNX_INT8, 1, cpu, 1)
+    made.backends[ONNX_INT8] = _opened("onnx_int8", folder / ONNX_INT8)
     by = {"split": "train", "n_windows": len(calibration[0]), "method": "mean of batches' extremes"}
     made.said[ONNX_INT8] = _statement("ONNX, int8", opset=OPSET, calibration=by)
     return made
@@ -228,8 +228,12 @@ def latencies(
     return {name: round(float(np.median(own)), 4) for name, own in taken.items()}
 
 
+def _opened(name: str, path: Path) -> Backend:
+    return onnx_backend(name, path.read_bytes(), path, 1, torch.device("cpu"), 1)
+
+
 def _statement(kind: str, **more: Any) -> dict[str, Any]:
-    made_by = {name: metadata.version(name) for name in ("torch", "onnx", "onnxruntime")}
+    made_by = {name: versions()[name] for name in ("torch", "onnx", "onnxruntime")}
     return {"kind": kind, **more, "made_by": made_by}
 
 

@@ -119,6 +119,21 @@ class Predictor:
         What runs the network, one of `rayecg.models.backends.BACKENDS`.
     threads
         Of ONNX Runtime; torch's number if None.
+    fingerprint
+        The one that the card must have, or its beginning: whoever read the card before says so, and
+        a bundle that was replaced since, or only exported anew, is refused.
+
+    Attributes
+    ----------
+    card
+        All that answers are made by is of this one reading of it.
+
+    Raises
+    ------
+    DataError
+        If the bundle cannot be loaded, is another, or lacks what the back end runs.
+    SettingsError
+        If there is no such back end.
     """
 
     def __init__(
@@ -128,11 +143,12 @@ class Predictor:
         device: str | torch.device = "cpu",
         backend: str = "eager",
         threads: int | None = None,
+        fingerprint: str | None = None,
     ) -> None:
-        self.model, self.card = load_checkpoint(checkpoint)
+        self.model, self.card = load_checkpoint(checkpoint, fingerprint)
         self.device = torch.device(device)
         self.backend = open_backend(
-            backend, checkpoint, self.model, batch_size, self.device, threads
+            backend, checkpoint, self.model, batch_size, self.device, threads, self.card
         )
         self.input = input_settings(self.card)
         self.labels: tuple[str, ...] = tuple(self.card["task"]["labels"])

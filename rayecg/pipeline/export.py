@@ -23,18 +23,23 @@ from rayecg.core.progress import Progress
 from rayecg.metrics.classification import evaluate
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from rayecg.models.backends import Backend
     from rayecg.models.catalogue import ModelInputs
 
 #: Windows that the exports see at a time where agreement is measured.
 BATCH = 64
+#: Where a card says which examples trained.
+EXAMPLES = ("training", "data", "examples_sha256")
 
 
 @dataclass(frozen=True)
 class Measured:
     """Windows, and the examples that they were cut from.
 
-    `split` is None for random numbers, which have no targets; `first_N` is each example's first window.
+    `split` is None for random numbers, which have no targets; `first_N` is each example's first window;
+    `metric` names the figure that is told of them, None where the card names none.
     """
 
     split: str | None
@@ -42,7 +47,7 @@ class Measured:
     side_WM: np.ndarray
     first_N: np.ndarray
     target_NC: np.ndarray | None
-    metric: str
+    metric: str | None
 
 
 def export(
@@ -61,7 +66,8 @@ def export(
     shards, examples
         Folder of shards and `examples.parquet` that it was trained on. If neither is given, they are
         looked for where a benchmark or a training that leaves the checkpoint there has them; where
-        they are not, nothing is quantised and agreement is measured on random numbers.
+        they are not, or the card does not say which examples they are, nothing is quantised and
+        agreement is measured on random numbers.
     n_calibration
         Windows of training examples that fix the scales of int8.
     n_validation
@@ -77,7 +83,7 @@ def export(
     ------
     DataError
         If the network cannot be exported, a float32 export differs from it by more than rounding, the
-        shards are not those that it was trained on, or the bundle cannot be written.
+        shards or examples are not those that it was trained on, or the bundle cannot be written.
     SettingsError
         If the arguments do not fit together.
     """
@@ -94,15 +100,21 @@ def export(
     model, card = load_checkpoint(folder)
     inputs = Inputs.of(input_settings(card))
     places = _places(folder, card, shards, examples)
+    why = None
+    if places is not None and _said(card, *EXAMPLES) is None:
+        places, why = None, f"int8 needs training records: the card lacks {'.'.join(EXAMPLES)}"
     with _beside(folder) as beside:
         progress = Progress("export", 3, "steps")
         calibration, on = None, _noise(inputs)
         if places is not None:
-            on = _windows(folder, card, places, "validation", n_validation, sys.maxsize)
-            train = _windows(folder, card, places, "train", n_calibration, n_calibration)
+            table = checked_examples(places[1], card)
+            on = _windows(folder, card, places, table, "validation", n_validation, sys.maxsize)
+            train = _windows(folder, card, places, table, "train", n_calibration, n_calibration)
             calibration = train.x_WLT, train.side_WM
         progress.update(1, "windows")
         made = make_exports(model, inputs, beside, calibration)
+        if why is not None:
+            made.left_out[ONNX_INT8] = f"{why}; train it again"
         progress.update(2, "files")
         eager = torch_backend("eager", model, BATCH, torch.device("cpu"))
         expected = _outputs(eager, on, card)
@@ -110,9 +122,8 @@ def export(
             backend.batch_size = BATCH
             if name != ONNX_INT8:  # which has no bound but what is measured here
                 verify(backend, eager, on.x_WLT, on.side_WM, card)
-            made.said[name]["agreement"] = _agreement(
-                _outputs(backend, on, card), expected, on, card
-            )
+            found = _outputs(backend, on, card)
+            made.said[name]["agreement"] = _agreement(name, found, expected, on, card)
         for backend in (eager, *made.backends.values()):
             backend.batch_size = 1
         taken = latencies({"eager": eager, **made.backends}, on.x_WLT, on.side_WM)
@@ -156,10 +167,8 @@ def _places(
         if not there or not there[0].examples.exists():
             return None
         found = there[0].shards, there[0].examples
-    stated, came = (
-        card.get("training", {}).get("shards_key"),
-        read_json(found[0] / MANIFEST).get("key"),
-    )
+    stated = _said(card, "training", "shards_key")
+    came = read_json(found[0] / MANIFEST).get("key")
     if stated != came:
         raise DataError(
             f"{found[0]}: not the shards that {folder.name} was trained on: expected key {stated}, "
@@ -168,10 +177,49 @@ def _places(
     return found
 
 
+def _said(card: Mapping[str, Any], *names: str) -> Any:
+    """Give what a card says at a place, None if it says nothing there."""
+    value: Any = card
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def checked_examples(path: Path, card: Mapping[str, Any]) -> pd.DataFrame:
+    """Read the examples of a checkpoint's fold, if they are those that it was trained on.
+
+    Raises
+    ------
+    DataError
+        If they are another task's, or others train.
+    """
+    from rayecg.train.reference import examples_digest
+
+    table = read_table(path).to_pandas()
+    fold = _said(card, "training", "fold")
+    targets = [f"target_{label}" for label in card["task"]["labels"]]
+    wanted = ["record_id", "offset", "split", *(["fold"] if fold is not None else []), *targets]
+    lacking = [name for name in wanted if name not in table]
+    if lacking:
+        raise DataError(f"{path}: expected the columns {', '.join(wanted)}, lacks {lacking[0]}")
+    if fold is not None:
+        table = table[table["fold"] == fold]
+    train = table[table["split"] == "train"]
+    came = examples_digest(train["record_id"], train["offset"], train[targets].to_numpy())
+    stated = str(_said(card, *EXAMPLES))
+    if came != stated:
+        raise DataError(
+            f"{path}: not the examples that the checkpoint was trained on: expected SHA-256 "
+            f"{stated[:12]}… of those that train, came {came[:12]}…"
+        )
+    return table
+
+
 def _windows(
     folder: Path,
     card: Mapping[str, Any],
     places: tuple[Path, Path],
+    table: pd.DataFrame,
     split: str,
     n_examples: int,
     n_windows: int,
@@ -180,12 +228,11 @@ def _windows(
     from rayecg.score.batches import draw_examples, prepare_sample
 
     shards, examples = places
-    table = read_table(examples).to_pandas()
-    fold, task = card["training"]["fold"], card["task"]
-    wanted = draw_examples(table, fold, n_examples, split)
+    task = card["task"]
+    wanted = draw_examples(table, None, n_examples, split)
     sample = prepare_sample(shards, folder, wanted, n_windows)
     if not len(sample):
-        raise DataError(f"{examples}: expected {split} examples of fold {fold}, found none")
+        raise DataError(f"{examples}: expected {split} examples with windows, found none")
     # Windows of a record are one example; beats are examples of their own.
     by_beat = task["unit"] == "beat"
     own = table.loc[wanted.index]
@@ -195,14 +242,13 @@ def _windows(
     row_W = [row_of[name] for name in zip(sample.record_W, offset_W, strict=True)]
     first_N = np.flatnonzero(np.diff(row_W, prepend=-1))
     target_NC = own[[f"target_{label}" for label in task["labels"]]].to_numpy()
-    beside = examples.with_name("task.json")
     return Measured(
         split,
         np.concatenate([item.x_WLT for item in sample.items_W]),
         np.concatenate([item.side_WM for item in sample.items_W]),
         first_N,
         target_NC[np.array(row_W)[first_N]],
-        read_json(beside)["primary_metric"] if beside.exists() else "macro_auroc",
+        _said(card, "metrics", "primary", "metric"),
     )
 
 
@@ -212,14 +258,14 @@ def _noise(inputs: ModelInputs) -> Measured:
         rng.normal(size=(BATCH, *shape)).astype(np.float32)
         for shape in ((len(inputs.leads), inputs.n_times), (len(inputs.side),))
     )
-    return Measured(None, x_WLT, side_WM, np.arange(BATCH), None, "")
+    return Measured(None, x_WLT, side_WM, np.arange(BATCH), None, None)
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Probabilities of windows, and of examples with the decisions on them."""
+    """Logits of windows, and probabilities of examples with the decisions on them."""
 
-    probability_WC: np.ndarray
+    logit_WC: np.ndarray
     probability_NC: np.ndarray
     decision_NC: np.ndarray
 
@@ -232,30 +278,34 @@ def _outputs(backend: Backend, on: Measured, card: Mapping[str, Any]) -> Outputs
     logit_NC = combine_logits(logit_WC, on.first_N, card["input"]["combine"])
     probability_NC = probabilities(logit_NC, point.kind)
     decision_NC = point.decide(probability_NC)
-    return Outputs(probabilities(logit_WC, point.kind), probability_NC, decision_NC)
+    return Outputs(logit_WC, probability_NC, decision_NC)
 
 
 def _agreement(
-    found: Outputs, expected: Outputs, on: Measured, card: Mapping[str, Any]
+    name: str, found: Outputs, expected: Outputs, on: Measured, card: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Say how an export's outputs differ from the checkpoint's, and what that does to its figures."""
     from rayecg.models.backends import difference
 
+    try:
+        apart = difference(found.logit_WC, expected.logit_WC, card["operating_point"]["kind"])
+    except DataError as error:
+        raise DataError(f"{name}: cannot be held against the checkpoint: {error}") from None
     same_N = (found.decision_NC == expected.decision_NC).all(axis=1)
     said = {
         "split": on.split or "none: random numbers",
-        **difference(found.probability_WC, expected.probability_WC),
+        **apart,
         "n_examples": len(same_N),
         "same_decisions": float(same_N.mean()),
     }
-    if on.target_NC is not None:
+    if on.target_NC is not None and on.metric is not None:
         labels = tuple(card["task"]["labels"])
         value, eager = (
             evaluate(on.target_NC, each.probability_NC, each.decision_NC, labels)[on.metric]
             for each in (found, expected)
         )
         # NaN is no JSON that others read.
-        said[on.metric] = {"export": _known(value), "eager": _known(eager)}
+        said["metric"] = {"name": on.metric, "export": _known(value), "eager": _known(eager)}
     return said
 
 

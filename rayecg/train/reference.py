@@ -108,23 +108,33 @@ def training_records(train: Windows) -> pd.DataFrame | None:
 def training_data(run: Run, train: Windows, records: pd.DataFrame | None) -> dict[str, Any]:
     """Count the training data, and give their fingerprints.
 
-    `records_sha256` is of the sorted lines `record_id waveform_sha256`, `examples_sha256` of the sorted
-    lines `record_id offset targets` with the targets as 0 and 1 in the order of the labels.
+    `records_sha256` is of the sorted lines `record_id waveform_sha256`, `examples_sha256` is
+    `examples_digest` of the whole split: also of what the counts leave out, as it has no window.
     """
-    own = _used(train)
-    targets = ("".join(map(str, row)) for row in target_matrix(run.task, own).astype(int).tolist())
-    ids, offsets = own["record_id"].to_pylist(), own["offset"].to_pylist()
-    lines = (" ".join(map(str, row)) for row in zip(ids, offsets, targets, strict=True))
+    own, every = _used(train), train.examples
+    ids, offsets = (every[name].to_pylist() for name in ("record_id", "offset"))
     found = {
-        "n_records": len(set(ids)),
+        "n_records": len(set(own["record_id"].to_pylist())),
         "n_patients": len(np.unique(_persons(run, own))),
         "n_examples": own.num_rows,
-        "examples_sha256": _digest(lines),
+        "examples_sha256": examples_digest(ids, offsets, target_matrix(run.task, every)),
     }
     if records is not None:
         waveforms = zip(records["record_id"], records["waveform_sha256"], strict=True)
         found["records_sha256"] = _digest(" ".join(pair) for pair in waveforms)
     return found
+
+
+def examples_digest(
+    record_ids: Iterable[str], offsets: Iterable[int], target_NC: np.ndarray
+) -> str:
+    """Give the SHA-256 of the sorted lines `record_id offset targets` of examples.
+
+    Targets are 0 and 1 in the order of the labels.
+    """
+    targets = ("".join(map(str, row)) for row in target_NC.astype(int).tolist())
+    rows = zip(record_ids, offsets, targets, strict=True)
+    return _digest(" ".join(map(str, row)) for row in rows)
 
 
 def limits(run: Run, train: Windows, records: pd.DataFrame | None) -> dict[str, Any]:
