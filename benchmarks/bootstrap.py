@@ -15,18 +15,16 @@ machine with more to do than this disturbs less, is `ratio_of_cpu_time`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from printing import print_rows
 from sklearn.metrics import roc_auc_score
 
-from rayecg.core.versions import versions
 from rayecg.metrics import bootstrap_interval
 from rayecg.metrics.bootstrap import mean_of_known
 from rayecg.metrics.resamples import Resamples, label_values
@@ -109,19 +107,7 @@ def main() -> None:
         parser.error(f"--loop: at least {TURNS}")
     load = os.getloadavg()[0]
     rows = {"macro_auroc_bootstrap": compare(arguments.loop)}
-    if arguments.json:
-        found = {
-            "cpus": os.cpu_count(),
-            "load_before": load,
-            "versions": versions(),
-            "rows": rows,
-        }
-        json.dump(found, sys.stdout, indent=2)
-        print()
-        return
-    print(f"load before {load:.2f}")
-    for name, row in rows.items():
-        print(f"{name}: " + ", ".join(f"{key} {value:,.3g}" for key, value in row.items()))
+    print_rows(rows, arguments.json, load_before=load)
 
 
 if __name__ == "__main__":

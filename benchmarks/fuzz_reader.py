@@ -297,8 +297,8 @@ def main() -> int:
             print(f"{name:20} {n:8}  {100 * n / found['cases']:5.1f} %")
         print(
             f"{found['cases']} cases in {found['seconds']} s (slowest {found['slowest_ms']} ms), "
-            f"{found['files_opened']} files opened, memory grew by {found['memory_peak_mb']} MB "
-            f"(limit {found['memory_limit_mb']} MB), {found['n_failures']} failures"
+            f"{found['files_opened']} files opened, memory grew by {found['memory_peak_mb']} MiB "
+            f"(limit {found['memory_limit_mb']} MiB), {found['n_failures']} failures"
         )
         for failure in found["failures"]:
             print(f"  case {failure['case']}: {failure['what']}")

@@ -17,10 +17,8 @@ has more to do than this, spinning ones wait for the rest of a time slice, at ev
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,11 +27,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded
 
 import numpy as np
 import torch
+from printing import print_rows
 from pyts.approximation import PiecewiseAggregateApproximation
 from pyts.image import GramianAngularField, MarkovTransitionField, RecurrencePlot
 
 from rayecg.core.experiment import ImageSettings
-from rayecg.core.versions import versions
 from rayecg.signal.images import signal_images
 
 SIZE = 224
@@ -116,20 +114,9 @@ def main() -> None:
     x_BLT = torch.from_numpy(steps_BLT.cumsum(axis=2).astype(np.float32) * 0.1)
     load = os.getloadavg()[0]
     rows = {kind: compare(x_BLT, kind, arguments.threads) for kind in PYTS}
-    if arguments.json:
-        found = {
-            "cpus": os.cpu_count(),
-            "threads": arguments.threads,
-            "load_before": load,
-            "versions": versions(),
-            "rows": rows,
-        }
-        json.dump(found, sys.stdout, indent=2)
-        print()
-        return
-    print(f"{arguments.images} images a call, {arguments.threads} threads, load before {load:.2f}")
-    for name, row in rows.items():
-        print(f"{name:12s} " + ", ".join(f"{key} {value:,.3g}" for key, value in row.items()))
+    print_rows(
+        rows, arguments.json, images=arguments.images, threads=arguments.threads, load_before=load
+    )
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def compare(folder: Path, n_records: int, fs: int, n_copies: int) -> dict[str, A
         "s": seconds,
         "read_s": read_s,
         "cpu_s": cpu,
-        "largest_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "largest_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "recall": recall,
         "missed": len(missed),
         "missed_in_screening": unscreened,

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,14 +19,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from printing import print_rows
 
 from rayecg import pipeline
 from rayecg.core.experiment import ScoreSettings
 from rayecg.core.files import read_table, write_text
+from rayecg.core.settings import to_tree
+from rayecg.core.train_settings import TrainSettings
 from rayecg.core.versions import versions
 from rayecg.metrics.classification import evaluate_decisions
 from rayecg.models.backends import open_backend
-from rayecg.models.catalogue import ModelInputs
+from rayecg.models.catalogue import ModelInputs, declared_reads
 from rayecg.models.checkpoint import ONNX, ONNX_INT8, WEIGHTS, input_settings, load_checkpoint
 from rayecg.models.export import latencies
 from rayecg.signal.side import side_names
@@ -67,8 +68,30 @@ def times(run: Path, card: dict[str, Any], model: torch.nn.Module) -> dict[str, 
     return latencies(own, x_WLT, side_WM)
 
 
-def measure(run: Path) -> list[dict[str, Any]]:
-    """Measure every back end of a run."""
+def made_with(card: dict[str, Any]) -> dict[str, str]:
+    """Give the settings of a run that are not the defaults, nor what its architecture declares."""
+    default = {
+        "hyperparameters": {},
+        "input": to_tree(declared_reads(card["architecture"]).input),
+        "train": to_tree(TrainSettings()),
+    }
+    own = {name: card[name] for name in ("hyperparameters", "input")}
+    return _changed(own | {"train": card["training"]["settings"]}, default, "")
+
+
+def _changed(own: dict[str, Any], default: dict[str, Any], at: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in own.items():
+        known = default.get(name)
+        if isinstance(value, dict) and isinstance(known, dict):
+            found |= _changed(value, known, f"{at}{name}.")
+        elif name not in default or value != known:
+            found[f"{at}{name}"] = json.dumps(value)
+    return found
+
+
+def measure(run: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Measure every back end of a run; gives a row for each, and the run's card."""
     model, card = load_checkpoint(run / "checkpoint")
     labels = tuple(card["task"]["labels"])
     examples = read_table(run.parent / "work" / "examples.parquet").to_pandas()
@@ -77,7 +100,7 @@ def measure(run: Path) -> list[dict[str, Any]]:
         examples = examples[examples["fold"] == card["training"]["fold"]]
     target_NC = examples[[f"target_{label}" for label in labels]].to_numpy()
     ms = times(run, card, model)
-    rows = []
+    rows = {}
     with tempfile.TemporaryDirectory() as work:
         for name, file in FILES.items():
             found = decisions(run, name, examples, card["task"]["unit"], Path(work))
@@ -86,17 +109,14 @@ def measure(run: Path) -> list[dict[str, Any]]:
             figures = evaluate_decisions(
                 target_NC[known_N], decision_NC[known_N].astype(np.int8), labels
             )
-            rows.append(
-                {
-                    "back end": name,
-                    "ms a window": ms[name],
-                    "MB": (run / "checkpoint" / file).stat().st_size / 1e6,
-                    **{f"F1 {label}": figures[f"f1_{label}"] for label in labels},
-                    "examples": int(known_N.sum()),
-                    "not decided": int((~known_N).sum()),
-                }
-            )
-    return rows
+            rows[name] = {
+                "ms a window": ms[name],
+                "MB": (run / "checkpoint" / file).stat().st_size / 1e6,
+                **{f"F1 {label}": figures[f"f1_{label}"] for label in labels},
+                "examples": int(known_N.sum()),
+                "not decided": int((~known_N).sum()),
+            }
+    return rows, card
 
 
 def main() -> None:
@@ -106,23 +126,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for summary.md")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    rows = measure(arguments.run.resolve())
-    _, card = load_checkpoint(arguments.run / "checkpoint")
+    rows, card = measure(arguments.run.resolve())
+    training = card["training"]
+    how = {name: training[name] for name in ("split", "fold", "seed", "synthetic")}
+    facts = {"architecture": card["architecture"], "task": card["task"]["name"], **how}
+    print_rows(rows, arguments.json, **facts, settings=made_with(card))
     if arguments.out:
         write_text(arguments.out / "summary.md", markdown(rows, card))
-    if arguments.json:
-        json.dump(
-            {"cpus": os.cpu_count(), "versions": versions(), "rows": rows}, sys.stdout, indent=2
-        )
-        print()
-    else:
-        print(pd.DataFrame(rows).round(4).to_string(index=False))
 
 
-def markdown(rows: list[dict[str, Any]], card: dict[str, Any]) -> str:
+def markdown(rows: dict[str, dict[str, Any]], card: dict[str, Any]) -> str:
     """Give the table with what it is of."""
-    names = list(rows[0])
+    names = ["back end", *rows["eager"]]
     own = versions()
+    made = ", ".join(f"`{name}={value}`" for name, value in made_with(card).items())
     lines = [
         f"# {card['architecture']}, quantised",
         "",
@@ -132,11 +149,13 @@ def markdown(rows: list[dict[str, Any]], card: dict[str, Any]) -> str:
         "median of one window, batch 1, one thread, in turns; torch "
         f"{own['torch']}, ONNX Runtime {card['exports'][ONNX]['made_by']['onnxruntime']}.",
         "",
+        f"Made with, by the card, beside defaults and what the architecture declares: {made or 'nothing'}.",
+        "",
         "| " + " | ".join(names) + " |",
         "|" + " --- |" * len(names),
     ]
-    for row in rows:
-        cells = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()]
+    for name, row in rows.items():
+        cells = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (name, *row.values())]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

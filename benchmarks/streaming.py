@@ -2,11 +2,11 @@
 
     python benchmarks/streaming.py [--json] [--records 12000]
 
-`private_mb`: the largest private memory of a process that has the windows built and trains an epoch,
+`private_mib`: the largest private memory of a process that has the windows built and trains an epoch,
 beside what it has after its imports, for a quarter of the records and for all of them: it must not
 grow with them. `limited`: records/s of the second epoch of a process that, from its imports on, has
-`LIMIT_MB` of memory for its work and for cached files, over those without a limit, in turns; what it
-does not work with is less than `windows_mb`. Limits need a memory control group that this user may make (Linux, v1 or v2); without one that
+`LIMIT_MIB` of memory for its work and for cached files, over those without a limit, in turns; what it
+does not work with is less than `windows_mib`. Limits need a memory control group that this user may make (Linux, v1 or v2); without one that
 row is left out.
 """
 
@@ -26,18 +26,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from printing import print_rows
 
 from rayecg import pipeline
 from rayecg.core.experiment import ArchitectureSettings, ArchiveSettings, Experiment
 from rayecg.core.folders import Folders
 from rayecg.core.session import ray_session
 from rayecg.core.train_settings import TrainSettings
-from rayecg.core.versions import versions
 from rayecg.train.loop import train_run
 from rayecg.train.resident import build_windows, resident_windows
 
-#: Memory that a limited process has for its work, about 280 MB, and for cached files.
-LIMIT_MB = 400
+#: Memory that a limited process has for its work, about 280 MiB, and for cached files.
+LIMIT_MIB = 400
 TURNS = 3
 GROUPS = Path("/sys/fs/cgroup")
 
@@ -55,12 +55,12 @@ def experiment(records: int) -> Experiment:
 
 @contextmanager
 def watched_private() -> Iterator[list[float]]:
-    """Have the largest private memory of this process, MB, in a list of one."""
+    """Have the largest private memory of this process, MiB, in a list of one."""
     most, done = [0.0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.01):
-            most[0] = max(most[0], private_mb())
+            most[0] = max(most[0], private_mib())
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -71,7 +71,7 @@ def watched_private() -> Iterator[list[float]]:
         thread.join()
 
 
-def private_mb() -> float:
+def private_mib() -> float:
     """Give the private memory of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
@@ -88,9 +88,9 @@ def one_process(records: int, out: Path, group: Path | None) -> dict[str, float]
     task = pipeline.load_task(asked.task, asked.archive.kind)
     key = json.loads((folders.shards / "manifest.json").read_text())["key"]
     run = pipeline.plan_runs(asked, task, key, True)[0]
-    before = private_mb()
+    before = private_mib()
     if group is not None:
-        limit(group, LIMIT_MB)
+        limit(group, LIMIT_MIB)
     with watched_private() as most, tempfile.TemporaryDirectory() as place:
         folder = build_windows(run, folders.shards, folders.examples, out / ".resident")
         windows = resident_windows(run, folders.shards, folders.examples, out / ".resident")
@@ -99,17 +99,17 @@ def one_process(records: int, out: Path, group: Path | None) -> dict[str, float]
             run, windows, Path(place), on_epoch=lambda row: rates.append(row["examples_per_s"])
         )
     return {
-        "private_mb": most[0] - before,
-        "windows_mb": (folder / "x.npy").stat().st_size / 2**20,
+        "private_mib": most[0] - before,
+        "windows_mib": (folder / "x.npy").stat().st_size / 2**20,
         "records_per_s": rates[-1],
     }
 
 
-def limit(group: Path, mb: int) -> None:
+def limit(group: Path, mib: int) -> None:
     """Put this process into a control group of limited memory."""
     for name in ("memory.max", "memory.limit_in_bytes"):
         if (group / name).exists():
-            (group / name).write_text(str(mb * 2**20))
+            (group / name).write_text(str(mib * 2**20))
     (group / "cgroup.procs").write_text(str(os.getpid()))
 
 
@@ -159,8 +159,8 @@ def main() -> None:
             with ray_session():
                 pipeline.prepare(experiment(records), Folders.of_training(out))
             private[records] = child(records, out)
-        rows["private_mb"] = {str(n): found["private_mb"] for n, found in private.items()}
-        rows["windows_mb"] = {str(n): found["windows_mb"] for n, found in private.items()}
+        rows["private_mib"] = {str(n): found["private_mib"] for n, found in private.items()}
+        rows["windows_mib"] = {str(n): found["windows_mib"] for n, found in private.items()}
         with control_group() as group:
             if group is not None:
                 turns = [(child(records, out, group), child(records, out)) for _ in range(TURNS)]
@@ -169,16 +169,10 @@ def main() -> None:
                     "ratio": statistics.median(a / b for a, b in rates),
                     "records_per_s": statistics.median(a for a, _ in rates),
                     "unlimited_records_per_s": statistics.median(b for _, b in rates),
-                    "limit_mb": LIMIT_MB,
-                    "windows_mb": turns[0][0]["windows_mb"],
+                    "limit_mib": LIMIT_MIB,
+                    "windows_mib": turns[0][0]["windows_mib"],
                 }
-    if given.json:
-        found = {"cpus": os.cpu_count(), "load_before": load, "versions": versions(), "rows": rows}
-        print(json.dumps(found, indent=2))
-        return
-    print(f"load before {load:.2f}")
-    for name, row in rows.items():
-        print(f"{name:24s} " + ", ".join(f"{key} {value:,.3g}" for key, value in row.items()))
+    print_rows(rows, given.json, load_before=load)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import statistics
 import sys
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from printing import print_rows
 from torch import nn
 
 from rayecg import pipeline
@@ -37,7 +37,6 @@ from rayecg.core.files import read_json
 from rayecg.core.session import ray_session
 from rayecg.core.settings import Overrides
 from rayecg.core.train_settings import TrainSettings
-from rayecg.core.versions import versions
 from rayecg.models.catalogue import ModelInputs, build_model, input_of
 
 ARCHITECTURES = ("simple_cnn1d", "hmt_ecgnet")
@@ -169,14 +168,7 @@ def main() -> None:
             rows[f"ray_train_{name}"] = compare(name, arguments.records, out)
             print(f"{name}: {rows[f'ray_train_{name}']}", file=sys.stderr)
         rows["packed_runs"] = packed(arguments.records, out)
-    if arguments.json:
-        found = {"cpus": os.cpu_count(), "load_before": load, "versions": versions(), "rows": rows}
-        json.dump(found, sys.stdout, indent=2)
-        print()
-        return
-    print(f"load before {load:.2f}")
-    for name, row in rows.items():
-        print(f"{name:24s} " + ", ".join(f"{key} {value:,.3g}" for key, value in row.items()))
+    print_rows(rows, arguments.json, load_before=load)
 
 
 if __name__ == "__main__":

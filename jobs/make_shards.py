@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rayecg.core.experiment import ArchiveSettings, ShardSettings
-from rayecg.core.job import DONE, Arguments, run_job
-from rayecg.core.settings import build, load_settings
+from rayecg.core.job import DONE, Arguments, from_flags, run_job
+from rayecg.core.settings import load_settings
 
 
 def main() -> int:
@@ -23,8 +23,9 @@ def main() -> int:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any other shard setting"
     )
     given = arguments.parse_args()
-    tree = {"kind": given.archive, "path": given.path, "rate": given.rate}
-    archive = build(ArchiveSettings, tree, "arguments")
+    flags = {"kind": "--archive", "path": "--path", "rate": "--rate"}
+    archive = from_flags(ArchiveSettings, given, flags)
+    from_flags(ShardSettings, given, {"fs": "--fs"})  # a wrong one is told by the name typed
     fs = [] if given.fs is None else [f"fs={given.fs}"]
     settings = load_settings(ShardSettings, None, [*fs, *given.set])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from rayecg.core.errors import DataError
 from rayecg.core.predictions import RECORD_COLUMNS, WINDOW_COLUMNS, label_fields
-from rayecg.score.shift import AS_BEFORE, flag_shift, score_shift
+from rayecg.score.shift import AS_BEFORE, flag_shift, percent, score_shift, share_of
 from rayecg.score.summary import summarise, to_markdown
 from rayecg.train.reference import score_reference
 
@@ -112,6 +113,40 @@ def test_a_continued_job_is_as_fast_as_what_it_scored():
     assert summarise(archive(), card(), facts)["run"]["records_per_s"] == 1.5
 
 
+@pytest.mark.parametrize(
+    ("n", "of", "said"),
+    [
+        (9996, 10_000, "> 99.9 %"),
+        # Six digits would be 1.
+        (9_999_999, 10_000_000, "> 99.9 %"),
+        (9994, 10_000, "99.9 %"),
+        (10_000, 10_000, "100 %"),
+        (1, 10_000_000, "< 0.1 %"),
+        (1, 1000, "0.1 %"),
+        (0, 1000, "0 %"),
+        (1, 3, "33.3 %"),
+        (0, 0, "-"),
+    ],
+)
+def test_a_share_is_never_rounded_to_all_or_none(n, of, said):
+    share = share_of(n, of)
+    assert percent(share) == said
+    assert share is None or (share == 1) == (n == of)
+
+
+def test_speed_is_plain_and_says_whose_it_is():
+    def page(**facts: Any) -> str:
+        return to_markdown(summarise(archive(), card(), {"n_input": 6, **facts}))
+
+    # A job of ten hours; 2,000 records/s.
+    assert "\n0.0001667 records/s, 36,000 s.\n" in page(seconds=36_000.2)
+    assert "\n2,000 records/s, 0.003 s.\n" in page(seconds=0.003)
+    assert "\n1,000 records/s, 0.006 s.\n" in page(seconds=0.0060001)
+    assert "\n3 records/s, 2 s.\n" in page(seconds=2.0, n_scored=6)
+    said = "The last start scored 3 of 6 records: 1.5 records/s, 2 s, 2 actors."
+    assert said in page(seconds=2.0, n_scored=3, actors=2)
+
+
 def decided(mi_N: np.ndarray, **changes: Any) -> pa.Table:
     return table([row(i, **answer(float(p), 1 - float(p)), **changes) for i, p in enumerate(mi_N)])
 
@@ -133,7 +168,14 @@ def test_the_reference_itself_is_no_shift_and_a_planted_one_is():
         assert own["shift"]["ks"] < 1e-4
     assert same["looks"] == same["notes"] == []
     assert summarise([decided(again_N)], known, {})["looks"] == []
-    higher = summarise([decided(np.sqrt(again_N))], known, {})["answers"]["labels"]
+
+    found = summarise([decided(np.sqrt(again_N))], known, {})
+    higher = found["answers"]["labels"]
+    assert found["looks"][0].startswith(
+        "MI: the distribution of its probabilities is much higher than in validation (PSI "
+    )
+    # Two quantities, each named: scores may rise below the threshold while fewer are above it.
+    assert re.search(r"\); decided positive are [\d.]+ % here, [\d.]+ % there$", found["looks"][0])
     assert higher["MI"]["shift"]["reading"] == "much higher than in validation"
     assert higher["NORM"]["shift"]["reading"] == "much lower than in validation"
 
@@ -150,6 +192,45 @@ def test_the_indices_are_those_computed_by_hand():
     # From both sides to the middle.
     middle = score_shift(np.array([10, 180, 10]), [1 / 3] * 3, 300)
     assert middle["reading"] == "much otherwise spread than in validation"
+
+
+@pytest.mark.parametrize(
+    ("count_K", "growth", "said"),
+    [
+        # Of 1,000 in four even bins; remarks: gaps of the cumulative shares in thousandths, plus is lower.
+        ([50, 150, 300, 500], 0.2, "much higher"),  # -200, -300, -250
+        ([500, 300, 150, 50], -0.2, "much lower"),
+        # Fewer are positive: what goes up elsewhere does not make them "higher".
+        ([50, 150, 300, 500], -0.04, "much otherwise spread"),
+        ([500, 300, 150, 50], 0.04, "much otherwise spread"),
+        # Where all are decided alike, here and there, the scores alone speak.
+        ([50, 150, 300, 500], 0.0, "much higher"),
+        (
+            [270, 50, 180, 500],
+            0.2,
+            "much higher",
+        ),  # +20, -180, -250: a twelfth lies on the other side
+        ([280, 50, 170, 500], 0.2, "much otherwise spread"),  # +30, -170, -250: more than a tenth
+        ([500, 180, 50, 270], -0.2, "much lower"),
+        ([500, 170, 50, 280], -0.2, "much otherwise spread"),
+    ],
+)
+def test_a_direction_is_told_only_of_what_has_one(count_K, growth, said):
+    found = score_shift(np.array(count_K), [0.25] * 4, 1000, growth)
+    assert found["reading"].startswith(said)
+
+
+def test_scores_that_rise_while_fewer_are_positive_are_no_higher():
+    # Below the threshold of 0.5 all rise, from it on some fall under it.
+    before_N = np.repeat([0.1, 0.3, 0.6, 0.9], 250)
+    here_N = np.repeat([0.1, 0.3, 0.6, 0.9], [0, 540, 0, 460])
+    found = summarise([decided(here_N)], card(reference(before_N), quality({})), {})
+    own = found["answers"]["labels"]["MI"]
+    assert (own["positive"], own["shift"]["positive_reference"]) == (0.46, 0.5)
+    assert own["shift"]["reading"] == "much otherwise spread than in validation"
+    assert found["looks"][0].startswith(
+        "MI: the distribution of its probabilities is much otherwise"
+    )
 
 
 def test_little_data_that_chance_explains_is_no_shift():
@@ -179,7 +260,9 @@ def test_more_of_a_flag_than_in_training_is_told_in_words():
     parts = [decided(np.full(120, 0.4), flags=["noise:I"]), decided(np.full(880, 0.4))]
     found = summarise(parts, card(quality=quality({"noise": 0.03, "wander": 0.01})), {})
     flags = found["recordings"]["flags"]
-    assert flags["noise"]["reading"] == "more noise than in training: 12 % against 3 %"
+    assert flags["noise"]["reading"] == (
+        "noise: flagged in more recordings than in training (12 % here, 3 % there)"
+    )
     assert flags["noise"]["difference"] == 0.09
     assert flags["wander"] == {
         **{"n": 0, "share": 0.0, "reference": 0.01, "difference": -0.01, "reading": ""}
@@ -196,8 +279,8 @@ def test_rates_and_leads_that_training_had_not_are_told():
         [decided(np.full(3, 0.4), fs=250.0, leads=["I"])], card(quality=quality({})), {}
     )
     assert found["looks"] == [
-        "3 recordings of rate not seen in training, most often 250 Hz",
-        "3 recordings of leads not seen in training, most often I",
+        "sampling rate: 3 recordings have one that was not seen in training, most often 250 Hz",
+        "set of leads: 3 recordings have one that was not seen in training, most often I",
     ]
 
 
@@ -238,6 +321,9 @@ def test_nothing_but_quarantine_or_nothing_at_all_is_a_page(rows):
     assert "Nothing was decided." in found["notes"]
     page = to_markdown(found)
     assert "None could be read." in page
+    assert "There are no decided records, so no label has figures." in page
+    assert "| MI |" not in page
+    assert "too few to say" not in page
     json.dumps(found, allow_nan=False)
 
 

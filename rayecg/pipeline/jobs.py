@@ -1,4 +1,4 @@
-"""One function per job, but for scoring."""
+"""One function per job, but for scoring and exporting."""
 
 from __future__ import annotations
 
@@ -142,6 +142,7 @@ def benchmark(experiment: Experiment, out: str | Path) -> BenchmarkResult:
     DataError
         If every run failed; the report is written all the same.
     """
+    from rayecg.score.actors import check_local_room
     from rayecg.score.batches import probe_batches
     from rayecg.score.ensemble import Places, make_ensembles
     from rayecg.score.run import score as run_scores
@@ -153,6 +154,7 @@ def benchmark(experiment: Experiment, out: str | Path) -> BenchmarkResult:
         # It says that the files below are of one finished benchmark.
         (folders.work / "runs.json").unlink(missing_ok=True)
         with ray_session(experiment.ray):
+            check_local_room(experiment.score)
             runs, trained_at, reports = _train(experiment, folders)
             done = [report["run"] for report in reports if report["status"] == "ok"]
             probes = _train_permuted(experiment, folders, runs, trained_at) if done else []

@@ -18,10 +18,14 @@ PSI_SOME, PSI_LARGE = 0.1, 0.25
 FEWEST = 100
 #: What chance alone makes in fewer cases is told; a difference of shares also needs this size.
 CHANCE, DIFFERENCE = 0.01, 0.02
+#: Scores are higher, or lower, if the gap to the other side is no more than this of the gap to theirs.
+ONE_SIDED = 0.1
 AS_BEFORE = "as in validation"
 
 
-def score_shift(count_K: np.ndarray, shares_K: Iterable[float], n_reference: int) -> dict[str, Any]:
+def score_shift(
+    count_K: np.ndarray, shares_K: Iterable[float], n_reference: int, growth: float = 0.0
+) -> dict[str, Any]:
     """Compare scores with those of the reference.
 
     Parameters
@@ -30,6 +34,8 @@ def score_shift(count_K: np.ndarray, shares_K: Iterable[float], n_reference: int
         Scores in each bin of the reference.
     shares_K, n_reference
         The reference's share of each bin, and of how many examples.
+    growth
+        The share that is decided positive less that of the reference.
 
     Returns
     -------
@@ -39,8 +45,10 @@ def score_shift(count_K: np.ndarray, shares_K: Iterable[float], n_reference: int
         `chance`: what the index of as many independent rows of one distribution exceeds in one of a
         hundred cases; (1 / n + 1 / m) times a chi-squared quantile of K - 1 degrees of freedom
         (Yurdakul and Naranjo 2020, Statistical properties of the population stability index). Rows of
-        one patient are not independent, which makes it larger. `reading`: what it comes to, in words.
-        The first three are None with fewer than `FEWEST` rows on a side.
+        one patient are not independent, which makes it larger. `reading`: what it comes to, in words:
+        "much" and "somewhat" say how large the index is; "higher" and "lower" are said only where
+        nearly all of the difference lies on one side and `growth` does not go the other way. The
+        first three are None with fewer than `FEWEST` rows on a side.
     """
     n, n_bins, shares = int(count_K.sum()), len(count_K), np.asarray(list(shares_K), dtype=float)
     if min(n, n_reference) < FEWEST:
@@ -53,10 +61,12 @@ def score_shift(count_K: np.ndarray, shares_K: Iterable[float], n_reference: int
     chance = float(chdtri(max(n_bins - 1, 1), CHANCE)) * (1 / n + 1 / n_reference)
     reading = AS_BEFORE
     if psi >= PSI_SOME and psi > chance:
-        lower, higher = float(gap_K.max()), float(-gap_K.min())
-        how = "lower" if lower > higher else "higher"
-        if min(lower, higher) > max(lower, higher) / 2:
-            how = "otherwise spread"
+        lower, higher = max(float(gap_K.max()), 0.0), max(float(-gap_K.min()), 0.0)
+        how = "otherwise spread"
+        if lower <= ONE_SIDED * higher and growth >= 0:
+            how = "higher"
+        elif higher <= ONE_SIDED * lower and growth <= 0:
+            how = "lower"
         reading = f"{'much' if psi >= PSI_LARGE else 'somewhat'} {how} than in validation"
     ks = float(np.abs(gap_K).max())
     return {"psi": rounded(psi), "ks": rounded(ks), "chance": rounded(chance), "reading": reading}
@@ -84,7 +94,10 @@ def flag_shift(
     flags = {}
     for name in sorted({*counts, *(known or ())}):
         share = counts.get(name, 0) / n_read if n_read else None
-        own: dict[str, Any] = {"n": counts.get(name, 0), "share": rounded(share)}
+        own: dict[str, Any] = {
+            "n": counts.get(name, 0),
+            "share": share_of(counts.get(name, 0), n_read),
+        }
         if known is not None and quality is not None and share is not None:
             before, m = known.get(name, 0.0), quality["n_records"]
             own |= {"reference": before, "difference": rounded(share - before), "reading": ""}
@@ -92,9 +105,11 @@ def flag_shift(
             error = (pooled * (1 - pooled) * (1 / n_read + 1 / m)) ** 0.5
             least = max(DIFFERENCE, float(ndtri(1 - CHANCE / 2)) * error)
             if min(n_read, m) >= FEWEST and abs(share - before) >= least:
-                how = "more" if share > before else "less"
-                shares = f"{percent(share)} against {percent(before)}"
-                own["reading"] = f"{how} {name} than in training: {shares}"
+                how = "more" if share > before else "fewer"
+                own["reading"] = (
+                    f"{name}: flagged in {how} recordings than in training "
+                    f"({percent(share)} here, {percent(before)} there)"
+                )
         flags[name] = own
     return flags
 
@@ -104,6 +119,18 @@ def rounded(value: float | None) -> float | None:
     return float(f"{value:.6g}") if value is not None and np.isfinite(value) else None
 
 
+def share_of(n: int, of: int) -> float | None:
+    """Give a share to six digits, and 1 for all of them alone; None of nothing."""
+    if not of:
+        return None
+    return 1.0 if n == of else min(float(f"{n / of:.6g}"), 1 - 1e-6)
+
+
 def percent(share: float | None) -> str:
-    """Give a share in percent."""
-    return "-" if share is None else f"{100 * share:.3g} %"
+    """Give a share in percent, never rounded to all or to none."""
+    if share is None:
+        return "-"
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    # From here on three digits would say 100.
+    return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.3g} %"

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayecg.core.errors import DataError
-from rayecg.core.predictions import stack_output
+from rayecg.core.predictions import STATUSES, stack_output
 from rayecg.score.shift import (
     AS_BEFORE,
     CHANCE,
@@ -28,9 +28,9 @@ from rayecg.score.shift import (
     percent,
     rounded,
     score_shift,
+    share_of,
 )
 
-STATUSES = ("ok", "degraded", "quarantined")
 #: Bins of the probabilities' histogram: quantiles are known to half a bin, 0.0005.
 N_BINS = 1000
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -105,7 +105,7 @@ def summarise(
             "fs": {f"{fs:g}": n for fs, n in sorted(recordings.rates.items())},
             "shortest_s": rounded(recordings.shortest),
             "longest_s": rounded(recordings.longest),
-            "any_flag": _share(recordings.flagged, recordings.n_read),
+            "any_flag": share_of(recordings.flagged, recordings.n_read),
             "flags": flags,
         },
         "answers": {"of": "beats" if beats else "records", "labels": labels},
@@ -201,16 +201,17 @@ class _Answers:
         found = {}
         for c, label in enumerate(self.names):
             n, own, count_K = int(self.n_C[c]), self.references[c], self.count_CK[c]
-            shift = None
+            positive, shift = share_of(int(self.positive_C[c]), n), None
             if own is not None and count_K is not None:
+                growth = (positive or 0.0) - own["positive"]
                 shift = {
-                    **score_shift(count_K, own["shares"], self.n_reference),
+                    **score_shift(count_K, own["shares"], self.n_reference, growth),
                     "positive_reference": own["positive"],
                     "prevalence_reference": own["prevalence"],
                 }
             found[label] = {
                 "n_decided": n,
-                "positive": _share(int(self.positive_C[c]), n),
+                "positive": positive,
                 "calibrated_mean": rounded(self.calibrated_C[c] / n) if n else None,
                 "quantiles": _quantiles(self.histogram_C[c]),
                 "shift": shift,
@@ -230,21 +231,23 @@ def _looks(
         shift = own["shift"]
         if shift and shift["psi"] is not None and shift["reading"] != AS_BEFORE:
             looks.append(
-                f"probabilities of {label} are {shift['reading']} (PSI {shift['psi']:.2f}): "
-                f"{percent(own['positive'])} positive against "
-                f"{percent(shift['positive_reference'])}"
+                f"{label}: the distribution of its probabilities is {shift['reading']} "
+                f"(PSI {shift['psi']:.2f}, KS {shift['ks']:.2f}); decided positive are "
+                f"{percent(own['positive'])} here, {percent(shift['positive_reference'])} there"
             )
     looks += [own["reading"] for own in flags.values() if own.get("reading")]
     if quality:
-        seen = {"rate": {f"{fs:g} Hz": n for fs, n in found.rates.items()}, "leads": found.leads}
-        known = {"rate": {f"{fs} Hz" for fs in quality["fs"]}, "leads": set(quality["leads"])}
-        for what, counts in seen.items():
-            new = {name: n for name, n in counts.items() if name not in known[what]}
+        rates = {f"{fs:g} Hz": n for fs, n in found.rates.items()}
+        for what, counts, known in (
+            ("sampling rate", rates, {f"{fs} Hz" for fs in quality["fs"]}),
+            ("set of leads", found.leads, set(quality["leads"])),
+        ):
+            new = {name: n for name, n in counts.items() if name not in known}
             if new:
                 most = max(new, key=lambda name: new[name])
                 looks.append(
-                    f"{sum(new.values()):,} recordings of {what} not seen in training, "
-                    f"most often {most}"
+                    f"{what}: {sum(new.values()):,} recordings have one that was not seen in "
+                    f"training, most often {most}"
                 )
     return looks
 
@@ -278,24 +281,16 @@ def to_markdown(summary: Summary) -> str:
         "degraded": "a probability, but no decision: a limit of the checkpoint is broken",
         "quarantined": "no probability",
     }
-    rows = [[s, f"{k:,}", percent(_share(k, n)), meaning[s]] for s, k in statuses.items()]
+    rows = [[s, f"{k:,}", percent(share_of(k, n)), meaning[s]] for s, k in statuses.items()]
     lines += _table(["status", "records", "share", "meaning"], rows)
     if run["records_per_s"] is not None:
-        actors = f", {run['actors']} actors" if run.get("actors") else ""
-        lines += [f"{run['records_per_s']:,.4g} records/s, {run['seconds']:,.4g} s{actors}.", ""]
+        lines += [_speed(run, n), ""]
     if run.get("synthetic"):
         lines += ["The recordings are synthetic: these figures say nothing of patients.", ""]
     lines += ["## Differs from training", ""]
     lines += [f"- {_plain(look)}" for look in summary["looks"]] or ["Nothing that was compared."]
     lines += [*(f"- {note}" for note in summary["notes"]), ""]
-    lines += [f"## Labels, of decided {summary['answers']['of']}", ""]
-    lines += _table(
-        [
-            *("label", "decided", "positive", "in validation", "prevalence there"),
-            *("mean calibrated", "5 %, median, 95 %", "PSI", "KS", "probabilities"),
-        ],
-        [_label_row(label, own) for label, own in summary["answers"]["labels"].items()],
-    )
+    lines += _labels_page(summary["answers"])
     if summary["errors"] or summary["limits"]:
         lines += ["## Why there is no answer", ""]
         rows = [
@@ -316,6 +311,26 @@ def to_markdown(summary: Summary) -> str:
     if summary["intended_use"]:
         lines += ["", f"Intended use: {summary['intended_use']}"]
     return "\n".join(lines) + "\n"
+
+
+def _speed(run: Mapping[str, Any], n: int) -> str:
+    """Say how fast it was: time is of the last start, which need not have scored all."""
+    scored = run.get("n_scored", n)
+    part = f"The last start scored {scored:,} of {n:,} records: " if scored < n else ""
+    actors = f", {run['actors']} actors" if run.get("actors") else ""
+    return f"{part}{_amount(run['records_per_s'])} records/s, {_amount(run['seconds'])} s{actors}."
+
+
+def _labels_page(answers: Mapping[str, Any]) -> list[str]:
+    labels, of = answers["labels"], answers["of"]
+    lines = [f"## Labels, of decided {of}", ""]
+    if not any(own["n_decided"] for own in labels.values()):
+        return [*lines, f"There are no decided {of}, so no label has figures.", ""]
+    heads = [
+        *("label", "decided", "positive", "positive in validation", "prevalence in validation"),
+        *("mean calibrated", "5 %, median, 95 %", "PSI", "KS", "distribution of probabilities"),
+    ]
+    return lines + _table(heads, [_label_row(label, own) for label, own in labels.items()])
 
 
 def _label_row(label: str, own: Mapping[str, Any]) -> list[str]:
@@ -387,8 +402,9 @@ def _quantiles(count_K: np.ndarray) -> dict[str, float] | None:
     return {str(q): (k + 0.5) / N_BINS for q, k in zip(QUANTILES, places, strict=True)}
 
 
-def _share(n: int, of: int) -> float | None:
-    return rounded(n / of) if of else None
+def _amount(value: float) -> str:
+    """Give four digits; from a thousand on, all before the point."""
+    return f"{value:,.0f}" if value >= 999.95 else f"{value:.4g}"
 
 
 def _figure(value: float | None, digits: int) -> str:
