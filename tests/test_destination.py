@@ -318,11 +318,103 @@ def test_a_job_that_was_taken_for_dead_stops(store):
         store.client.delete_object(Bucket=BUCKET, Key=claim)
         while not first._lost:
             time.sleep(0.05)
-        with pytest.raises(DataError, match="another job has taken this place over") as caught:
-            first.write("a", b"x")
-        one_line(caught.value)
+        uses = (lambda: first.write("a", b"x"), lambda: first.remove("a"), first.check_held)
+        for use in uses:
+            with pytest.raises(DataError, match="another job has taken this place over") as caught:
+                use()
+            one_line(caught.value)
+        assert second.exists("a")
         with second.hold():
             second.write("b", b"x")
+
+
+@pytest.mark.slow
+def test_a_job_that_was_cut_off_soon_learns_that_it_was_taken_for_dead(store, monkeypatch):
+    place = open_destination(store.uri("cut-off"))
+    with place.hold():
+        (claim,) = keys(store, "cut-off/.claims/")
+        monkeypatch.setattr(remote, "PATIENCE_S", (60,))  # which a beat must not have
+        store.stop()
+        try:
+            time.sleep(5 * destination.BEAT_S)
+        finally:
+            store.start()
+        store.client.delete_object(Bucket=BUCKET, Key=claim)
+        until = time.monotonic() + 20
+        while not place._lost and time.monotonic() < until:
+            time.sleep(0.05)
+        assert place._lost
+
+
+HELD_UP = """
+import os, signal, sys
+from rayecg.core import destination
+from rayecg.core.errors import DataError
+destination.BEAT_S = 0.2
+place = destination.open_destination(sys.argv[1])
+with place.hold():
+    place.write("a", b"x")
+    place.check_held()
+    print("held", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    try:
+        place.remove("a")
+    except DataError as error:
+        sys.exit(str(error))
+"""
+
+
+def test_a_job_that_was_stopped_looks_before_it_removes(store):
+    """Its main thread goes on as soon as the one that shows its life."""
+    uri = store.uri("held-up")
+    first = start(HELD_UP, uri)
+    try:
+        assert first.stdout.readline() == "held\n"
+        with open_destination(uri).hold():
+            os.kill(first.pid, signal.SIGCONT)
+            said = first.communicate()[1]
+    finally:
+        first.kill()
+        first.communicate()
+    assert "another job has taken this place over" in said
+    assert open_destination(uri).exists("a")
+
+
+def test_claims_that_go_while_they_are_read_are_skipped(tmp_path):
+    uri = f"memory://{tmp_path.name}/claims"
+    claims = [f".claims/{name}.json" for name in "abc"]
+
+    class Busy(destination.RemoteDestination):
+        """A place from which a claim goes as soon as anything is known of it."""
+
+        def _all(self, below):
+            found = list(super()._all(below))
+            super().remove(claims[0])
+            return iter(found)
+
+        def exists(self, name):
+            found = super().exists(name)
+            if name == claims[1]:
+                super().remove(name)
+            return found
+
+    place = Busy(uri)
+    for claim in claims:
+        place.write(claim, claim.encode())
+    found = place._claims(claims[2])
+    assert claims[0] not in found
+    assert claims[2] not in found
+
+
+def test_a_relative_folder_is_the_same_in_another_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = open_destination("out")
+    sent = pickle.dumps(place)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    pickle.loads(sent).write("a", b"x")
+    assert (tmp_path / "out" / "a").read_bytes() == b"x"
+    assert str(place) == "out"
 
 
 def test_of_simultaneous_starts_at_most_one_goes_on(store):

@@ -120,7 +120,7 @@ def test_links_to_folders(record):
     (archive / "outer").symlink_to(outside)
     (archive / "nested").symlink_to("outer")
     folder = Folder(archive)
-    assert folder.walk(".hea") == ["r.hea", "sub/r.hea"]
+    assert list(folder.walk(".hea")) == ["r.hea", "sub/r.hea"]
     for name in ("r", "sub/r", "inner/r", "sub/up/r", "sub/up/inner/r"):
         np.testing.assert_array_equal(read(folder, name).digital, SAMPLES_TL.T)
     for name in ("outer/r", "nested/r", "sub/up/outer/r"):

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from rayecg.archives import wfdb_reader
 from rayecg.archives.wfdb_reader import Checks
-from rayecg.core.errors import DataError, RecordError, SettingsError
+from rayecg.core.errors import DataError, RecordError, SettingsError, printable
 from rayecg.core.experiment import ArchiveSettings
 from rayecg.core.files import fingerprint
 from rayecg.core.record import Record
@@ -29,7 +29,7 @@ Out = TypeVar("Out")
 SYNTHETIC_MARKER = "synthetic.json"
 
 #: Records whose index rows are Python objects at a time.
-_PIECE = 1 << 16
+PIECE = 1 << 16
 
 
 class Archive:
@@ -76,7 +76,7 @@ class Archive:
     @property
     def name(self) -> str:
         """The last part of the archive's path."""
-        return self.folder.root.rpartition("/")[2]
+        return printable(self.folder.root.rpartition("/")[2])
 
     @property
     def synthetic(self) -> bool:
@@ -109,8 +109,8 @@ class Archive:
         """Fingerprint the index, and size and time of the files that it names."""
         digest = hashlib.sha256()
         # In pieces: as Python objects an index of a million records takes a gigabyte.
-        for start in range(0, index.num_rows, _PIECE):
-            piece = index.slice(start, _PIECE)
+        for start in range(0, index.num_rows, PIECE):
+            piece = index.slice(start, PIECE)
             digest.update(fingerprint(piece.to_pydict()).encode())
         digest.update(self.deciding_facts(index).tobytes())
         return digest.hexdigest()[:16]
@@ -122,8 +122,8 @@ class Archive:
     def file_facts(self, index: pa.Table) -> np.ndarray:
         """Give size and time of each record's files: int64, records by two numbers for each suffix."""
         facts = [np.empty((0, 2), np.int64)]
-        for start in range(0, index.num_rows, _PIECE):
-            paths = index["path"].slice(start, _PIECE).to_pylist()
+        for start in range(0, index.num_rows, PIECE):
+            paths = index["path"].slice(start, PIECE).to_pylist()
             names = [f"{path}{suffix}" for path in paths for suffix in self.suffixes]
             facts.append(self.folder.facts(names))
         return np.concatenate(facts).reshape(index.num_rows, 2 * len(self.suffixes))

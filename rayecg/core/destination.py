@@ -68,6 +68,10 @@ class Destination:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker may have another current folder.
+        return type(self), (os.path.abspath(self._root),)
+
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
         """Write a file, whole or not at all; one that stands is replaced.
 
@@ -117,7 +121,7 @@ class Destination:
         Raises
         ------
         DataError
-            If it cannot be removed.
+            If it cannot be removed, or (in a store) another job has taken the place over.
         """
         check_name(name, self)
         with self._advised(name), suppress(FileNotFoundError, NotADirectoryError):
@@ -136,6 +140,18 @@ class Destination:
             If another live job holds it, or it cannot be written.
         """
         return only_job_on(self._root)
+
+    def check_held(self) -> None:
+        """Fail if another job has taken the place over from this one, which holds it; cheap.
+
+        A lock on disk cannot be lost. `write` and `remove` ask for themselves, but only in the process
+        that holds the place: what is written by workers, that one must ask for.
+
+        Raises
+        ------
+        DataError
+            If it has, or the store does not answer.
+        """
 
     def _all(self, below: str) -> Iterator[str]:
         def fail(error: OSError) -> None:
@@ -171,34 +187,33 @@ class RemoteDestination(Remote, Destination):
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
+        self._claim: str | None = None  # this process's own, while it holds the place
+        self._shown_at = 0.0  # when (s) the beat began that last got through
         self._lost = False
 
     def write(self, name: str, data: bytes | pa.Buffer) -> None:
         """Write an object, again where the store does not answer; see `Destination.write`."""
-        if self._lost:
-            raise DataError(f"{self}: another job has taken this place over; this one stops")
         check_name(name, self)
+        self.check_held()
         self._put(name, data)
 
     def read(self, name: str) -> bytes:
         """Read an object; see `Destination.read`."""
         check_name(name, self)
-
-        def attempt() -> bytes:
-            with self._files.open_input_stream(self._path + name) as stream:
-                return bytes(stream.read())
-
-        return self._done(name, "read", attempt)
+        data = self._content(name)
+        if data is None:
+            raise DataError(f"{self._prefix}{name}: cannot be read (no such object)")
+        return data
 
     def exists(self, name: str) -> bool:
         """Say whether there is an object of this name."""
         check_name(name, self)
-        path = self._path + name
-        return self._done(name, "read", lambda: bool(self._files.get_file_info(path).is_file))
+        return self._exists(name)
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there; see `Destination.remove`."""
         check_name(name, self)
+        self.check_held()
 
         def attempt() -> None:
             with suppress(FileNotFoundError):
@@ -212,6 +227,7 @@ class RemoteDestination(Remote, Destination):
         claim = f"{_CLAIMS}/{uuid.uuid4().hex}.json"
         self._lost = False
         self._show_life(claim, 0)
+        self._claim = claim
         over = threading.Event()
         beating = threading.Thread(target=self._keep_showing, args=(claim, over), daemon=True)
         beating.start()
@@ -221,8 +237,35 @@ class RemoteDestination(Remote, Destination):
         finally:
             over.set()
             beating.join()
+            self._claim = None
             with suppress(DataError):  # what is left counts as dead
                 self.remove(claim)
+
+    def check_held(self) -> None:
+        """Fail if another job has taken the place over from this one; see `Destination.check_held`."""
+        # Nobody takes a claim for dead so soon. Who was held up for longer looks before it does harm.
+        if self._claim and time.monotonic() - self._shown_at > (DEAD_AFTER - 1) * BEAT_S:
+            self._look(self._claim)
+        if self._lost:
+            raise DataError(f"{self}: another job has taken this place over; this one stops")
+
+    def _content(self, name: str) -> bytes | None:
+        """Read an object, None if there is none."""
+
+        def attempt() -> bytes | None:
+            try:
+                with self._files.open_input_stream(self._path + name) as stream:
+                    return bytes(stream.read())
+            except FileNotFoundError:
+                return None
+
+        return self._done(name, "read", attempt)
+
+    def _exists(self, name: str, waits: tuple[float, ...] | None = None) -> bool:
+        path = self._path + name
+        return self._done(
+            name, "read", lambda: bool(self._files.get_file_info(path).is_file), waits
+        )
 
     def _put(
         self, name: str, data: bytes | pa.Buffer, waits: tuple[float, ...] | None = None
@@ -270,18 +313,24 @@ class RemoteDestination(Remote, Destination):
 
     def _show_life(self, claim: str, beat: int, waits: tuple[float, ...] | None = None) -> None:
         content = {"host": socket.gethostname(), "process": os.getpid(), "beat": beat}
+        now = time.monotonic()
         self._put(claim, json.dumps(content).encode(), waits)
+        self._shown_at = now
+
+    def _look(self, claim: str, waits: tuple[float, ...] | None = None) -> None:
+        """Find out whether the own claim is gone: another job has taken this one for dead then."""
+        if not self._exists(claim, waits):
+            self._lost = True
 
     def _keep_showing(self, claim: str, over: threading.Event) -> None:
-        """Rewrite the own claim at every beat; without it another job has taken this one for dead."""
+        """Rewrite the own claim at every beat, until it is gone."""
         beat = 0
-        while not over.wait(BEAT_S):
+        while not self._lost and not over.wait(BEAT_S):
             beat += 1
-            with suppress(DataError):  # cut off: the next beat tries again
-                if not self.exists(claim):
-                    self._lost = True
-                    return
-                self._show_life(claim, beat, waits=())
+            with suppress(DataError):  # cut off: the next beat tries again, and does not wait
+                self._look(claim, waits=())
+                if not self._lost:
+                    self._show_life(claim, beat, waits=())
 
     def _outwait_others(self, own: str) -> None:
         """Go on once no other claim is left; those that do not move are removed."""
@@ -304,8 +353,8 @@ class RemoteDestination(Remote, Destination):
 
     def _claims(self, own: str) -> dict[str, bytes]:
         """Read the claims of others; one may go between being listed and being read."""
-        claims = [claim for claim in self._all(_CLAIMS) if claim != own]
-        return {claim: self.read(claim) for claim in claims if self.exists(claim)}
+        found = {claim: self._content(claim) for claim in self._all(_CLAIMS) if claim != own}
+        return {claim: content for claim, content in found.items() if content is not None}
 
 
 def open_destination(path_or_uri: str | Path) -> Destination:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 #: Why a record has no probability. The codes are written to `quarantine.parquet` and to predictions.
 ERROR_CODES = {
     "missing_file": "the header or a signal file is not there or cannot be opened",
@@ -60,5 +62,13 @@ class RecordError(RayecgError):
 def record_error(error: Exception) -> tuple[str, str]:
     """Give the `(error_code, text)` under which any exception enters a table."""
     if isinstance(error, RecordError):
-        return error.code, error.message
-    return "internal_error", f"{type(error).__name__}: {error}"
+        return error.code, printable(error.message)
+    return "internal_error", printable(f"{type(error).__name__}: {error}")
+
+
+def printable(text: str) -> str:
+    """Give a text as tables and files can hold it: bytes of a path that are no UTF-8 become escapes."""
+    if text.isascii():
+        return text
+    text = re.sub("[\udc80-\udcff]", lambda one: f"\\x{ord(one[0]) - 0xDC00:02x}", text)
+    return text.encode("utf-8", "backslashreplace").decode()

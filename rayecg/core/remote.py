@@ -203,9 +203,9 @@ class RemoteFolder(Remote, Folder):
             }
         return self._listed
 
-    def walk(self, suffix: str | tuple[str, ...]) -> list[str]:
-        """List the files whose names end so, sorted."""
-        return sorted(name for name in self._list() if name.endswith(suffix))
+    def walk(self, suffix: str = "") -> Iterator[str]:
+        """Yield the files whose names end so, in order."""
+        return (name for name in sorted(self._list()) if name.endswith(suffix))
 
     def has(self, pattern: str) -> bool:
         """Say whether the folder's top level holds a name of this pattern."""

@@ -19,10 +19,15 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from rayecg.core.errors import DataError, RecordError, SettingsError
+from rayecg.core.errors import DataError, RecordError, SettingsError, printable
 
 #: Files asked of an object store at a time, by one worker.
 REMOTE_THREADS = 16
+
+#: The machine's or the disk's trouble, which the next file would meet, too.
+_NO_FILES_FAULT = {
+    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+}  # fmt: skip
 
 _OPEN = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 # A pipe in the archive would otherwise wait for its other end.
@@ -50,6 +55,7 @@ class Folder:
         if not os.path.isdir(self.root):
             raise SettingsError(f"expected a folder, found none at {root}")
         self._prefix = self.root.rstrip("/") + "/"
+        self._device = os.stat(self.root).st_dev
         # Bound to this instance: a method's own cache would outlive it.
         self._stays_inside = functools.lru_cache(4096)(self._stays_inside_uncached)
 
@@ -83,6 +89,8 @@ class Folder:
         ------
         RecordError
             `missing_file`, `outside_archive`.
+        DataError
+            If it is the folder itself that cannot be read any more.
         """
         handle = self._open(name)
         try:
@@ -102,6 +110,7 @@ class Folder:
                 data += more
             return data, size
         except OSError as error:
+            self._check_stands(name, error)
             raise RecordError(
                 "missing_file", f"{self._prefix}{name}: {error.strerror or error}"
             ) from None
@@ -132,47 +141,81 @@ class Folder:
                     return os.open(os.path.realpath(path), _OPEN)
                 except OSError as again:
                     error = again
+            self._check_stands(name, error)
             raise RecordError("missing_file", f"{path}: {error.strerror}") from None
         except ValueError as error:  # a zero byte in the name, or what no file name can hold
             raise RecordError("missing_file", f"{path!r}: {error}") from None
+
+    def _check_stands(self, name: str, error: OSError) -> None:
+        """Raise `DataError` where a file's error is not its own: the other records would share it."""
+        if error.errno in _NO_FILES_FAULT:
+            raise DataError(
+                f"{self._prefix}{name}: cannot be read ({error.strerror}); mend that, or take the file "
+                "away: the same command continues"
+            ) from None
+        try:
+            # Through the folder, not beside it; where a disk was, an empty folder may be left.
+            stands = os.stat(self._prefix + ".").st_dev == self._device
+        except OSError:
+            stands = False
+        if not stands:
+            raise DataError(
+                f"{self.root}: the folder went away ({error.strerror} at {name}); bring it back, the "
+                "same command continues"
+            ) from None
 
     def _stays_inside_uncached(self, name: str) -> bool:
         real = os.path.realpath(self._prefix + name)
         return real == self.root or real.startswith(self._prefix)
 
-    def walk(self, suffix: str | tuple[str, ...]) -> list[str]:
-        """List the files whose names end so, sorted; links are not followed into other folders.
+    def walk(self, suffix: str = "") -> Iterator[str]:
+        """Yield the files whose names end so, in order; links are not followed into other folders.
 
-        A name that is not UTF-8 is listed with escapes for its bytes, and refused when it is read: no
-        table could hold it as it stands.
+        One folder's names are in memory at a time. A name that is not UTF-8 is listed with escapes
+        for its bytes, and refused when it is read: no table could hold it as it stands.
         """
-        found, waiting = [], [""]
+        waiting = [""]
         while waiting:
-            below = waiting.pop()
+            name = waiting.pop()
+            if name and not name.endswith("/"):
+                yield printable(name)
+                continue
+            found = []
             try:
-                with os.scandir(self._prefix + below) as entries:
+                with os.scandir(self._prefix + name) as entries:
                     for entry in entries:
-                        if entry.name.endswith(suffix):
-                            found.append(below + entry.name)
-                        elif entry.is_dir(follow_symlinks=False):
-                            waiting.append(f"{below}{entry.name}/")
+                        if entry.is_dir(follow_symlinks=False):
+                            found.append(f"{name}{entry.name}/")
+                        elif entry.name.endswith(suffix):
+                            found.append(name + entry.name)
             except OSError as error:
-                raise DataError(f"{self._prefix}{below}: {error.strerror}") from None
-        return sorted(name if name.isascii() else _printable(name) for name in found)
+                raise DataError(f"{self._prefix}{name}: {error.strerror}") from None
+            waiting += sorted(found, reverse=True)
 
     def has(self, pattern: str) -> bool:
         """Say whether the folder's top level holds a name of this pattern."""
-        with os.scandir(self.root) as entries:
-            return any(fnmatch.fnmatch(entry.name, pattern) for entry in entries)
+        try:
+            with os.scandir(self.root) as entries:
+                return any(fnmatch.fnmatch(entry.name, pattern) for entry in entries)
+        except OSError as error:
+            raise DataError(f"{self.root}: {error.strerror}") from None
 
     def facts(self, names: Iterable[str]) -> np.ndarray:
-        """Give size and time of modification (ns) of files, -1 where there is none, int64 (n, 2)."""
+        """Give size and time of modification (ns) of files, -1 where there is none, int64 (n, 2).
+
+        Raises
+        ------
+        DataError
+            If it is the folder itself that cannot be read any more.
+        """
         facts = []
         for name in names:
             try:
                 found = os.stat(self._prefix + name)
                 facts.append((found.st_size, found.st_mtime_ns))
-            except (OSError, ValueError):
+            except (OSError, ValueError) as error:
+                if isinstance(error, OSError):
+                    self._check_stands(name, error)
                 facts.append((-1, -1))
         return np.array(facts, dtype=np.int64).reshape(-1, 2)
 
@@ -216,7 +259,7 @@ def without_file_scheme(path: str) -> str:
 def shown_path(path: str) -> str:
     """Give an archive's path as settings files may hold it: a URI without keys, or a folder's name."""
     if "://" not in path:
-        return Path(path).name
+        return printable(Path(path).name)
     from rayecg.core.remote import without_secrets
 
     return without_secrets(path)[0]
@@ -240,7 +283,3 @@ def check_name(name: str, folder: object) -> None:
         raise RecordError(
             "outside_archive", f"{folder}: names {name[:200]!r}, which is no plain path below it"
         )
-
-
-def _printable(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -14,8 +14,10 @@ from rayecg.core.errors import DataError
 
 #: Units that an actor holds at a time: while one is worked on, the next one waits beside it.
 IN_HAND = 2
-#: A unit that was under way in so many dying actors is not tried again.
+#: A unit that was under way in so many dying actors is not tried again as it was.
 DEATHS = 3
+#: How long (s) a job without a ready actor says nothing.
+SILENT_S = 30.0
 
 
 def run_on_actors(
@@ -24,6 +26,8 @@ def run_on_actors(
     payload: Callable[[str], dict[str, Any]],
     n_actors: int,
     ready: Callable[[], None] = lambda: None,
+    late: Callable[[], None] = lambda: None,
+    careful: Callable[[str], dict[str, Any]] | None = None,
 ) -> Generator[dict[str, Any]]:
     """Have every unit worked on by some actor; yields what each gave, in the order they end.
 
@@ -41,11 +45,16 @@ def run_on_actors(
         How many to keep. Those that the cluster has no room for wait for it.
     ready
         Called whenever an actor is ready.
+    late
+        Called once if after `SILENT_S` none is: the cluster may have no room for any, ever.
+    careful
+        Gives the payload of a unit at which `DEATHS` actors died: one that has it worked on so that
+        what kills is found. The unit is given up when as many died again; None gives it up at once.
 
     Raises
     ------
     DataError
-        If a unit's actor died `DEATHS` times, or so many died before they were ready.
+        If a unit is given up, or `DEATHS` actors died one after another before one was ready.
     """
     import ray
     from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
@@ -56,6 +65,7 @@ def run_on_actors(
         return
     under_way: dict[Any, tuple[Any, str | None]] = {}  # a call: its actor and unit
     deaths: Counter[str | None] = Counter()
+    some_ready = said_late = False
 
     def add_actor() -> None:
         actor = start()
@@ -63,15 +73,25 @@ def run_on_actors(
 
     def hand_out(actor: Any) -> None:
         in_hand = sum(own is actor for own, _ in under_way.values())
-        for _ in range(min(IN_HAND - in_hand, len(waiting))):
+        starting = sum(unit is None for _, unit in under_way.values())
+        # A second one only where that leaves one for each actor that is still to be ready.
+        while waiting and (in_hand < 1 or (in_hand < IN_HAND and len(waiting) > starting)):
             unit = waiting.popleft()
-            under_way[actor.work.remote(payload(unit))] = actor, unit
+            give = careful if careful and deaths[unit] >= DEATHS else payload
+            under_way[actor.work.remote(give(unit))] = actor, unit
+            in_hand += 1
 
     for _ in range(min(n_actors, len(waiting))):
         add_actor()
     try:
         while under_way:
-            (call,), _ = ray.wait(list(under_way))
+            quiet = None if some_ready or said_late else SILENT_S
+            ended, _ = ray.wait(list(under_way), timeout=quiet)
+            if not ended:
+                said_late = True
+                late()
+                continue
+            (call,) = ended
             actor, _ = under_way[call]
             try:
                 ray.get(call)
@@ -91,6 +111,8 @@ def run_on_actors(
                 if unit is not None or found.get("failure"):
                     yield found
                 else:
+                    some_ready = True
+                    del deaths[None]  # nodes that are taken back now and then are no bar
                     ready()
             if dead is None:
                 hand_out(actor)
@@ -98,10 +120,10 @@ def run_on_actors(
                     return  # actors that never found room need not be waited for
                 continue
             deaths[lost[0]] += 1  # the others waited beside it
-            if deaths[lost[0]] >= DEATHS:
+            if deaths[lost[0]] >= DEATHS * (2 if careful and lost[0] else 1):
                 what = f"unit {lost[0]}" if lost[0] else "the start"
                 raise DataError(
-                    f"{what}: {DEATHS} workers died at it, one after another "
+                    f"{what}: {deaths[lost[0]]} workers died at it, one after another "
                     f"({_last_line(dead)}); the same command continues with the others"
                 ) from None
             waiting.extendleft(reversed([unit for unit in lost if unit is not None]))
