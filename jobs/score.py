@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from rayecg.core.experiment import ArchiveSettings, ScoreSettings
-from rayecg.core.job import DONE, Arguments, run_job
-from rayecg.core.settings import build
+from rayecg.core.job import DONE, Arguments, from_flags, run_job
 
 
 def main() -> int:
@@ -17,16 +16,20 @@ def main() -> int:
     add("--path", help="folder or URI of the archive")
     add("--shards", help="instead of an archive: folder that make_shards wrote")
     add("--out", required=True, help="output folder or URI")
-    add("--rate", type=int, help="which published rate to read (PTB-XL: 100, 500)")
+    add("--rate", type=int, help="which published rate of an archive to read (PTB-XL: 100, 500)")
     add(
         "--checks",
         choices=("error", "flag", "off"),
         default="error",
-        help="what a wrong checksum or first sample does",
+        help="what a wrong checksum or first sample of an archive does",
     )
     add("--select", metavar="SQL", help='records of the index to score, as in "age >= 65"')
     add("--limit", type=int, metavar="N", help="score the first N of them")
-    add("--dry-run", action="store_true", help="index, read a few records, estimate; write nothing")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="index, read a few records, estimate; write nothing, whatever else is asked for",
+    )
     add("--backend", default="eager", help="bf16 compile eager onnx onnx_int8")
     add("--batch-size", type=int, default=64, help="windows that the network sees at a time")
     add("--actors", type=int, help="as many as the CPUs allow, if not given")
@@ -40,18 +43,20 @@ def main() -> int:
     archive = None
     if bool(given.archive) != bool(given.path) or bool(given.archive) == bool(given.shards):
         arguments.error("expected --archive KIND with --path, or --shards DIR")
+    if given.shards and (given.rate is not None or given.checks != "error"):
+        arguments.error("--rate, --checks: expected with an archive; shards were read already")
     if given.archive:
-        tree = {"kind": given.archive, "path": given.path, "rate": given.rate}
-        archive = build(ArchiveSettings, tree, "arguments")
-    tree = {
-        "concurrency": given.actors,
-        "num_cpus": given.threads,
-        "num_gpus": given.gpus,
-        "batch_size": given.batch_size,
-        "backend": given.backend,
-        "partition": given.partition,
+        flags = {"kind": "--archive", "path": "--path", "rate": "--rate"}
+        archive = from_flags(ArchiveSettings, given, flags)
+    flags = {
+        "concurrency": "--actors",
+        "num_cpus": "--threads",
+        "num_gpus": "--gpus",
+        "batch_size": "--batch-size",
+        "backend": "--backend",
+        "partition": "--partition",
     }
-    settings = build(ScoreSettings, tree, "arguments")
+    settings = from_flags(ScoreSettings, given, flags)
 
     from rayecg import pipeline
 
@@ -77,6 +82,7 @@ def main() -> int:
     )
     counts = ("n_input", "n_ok", "n_degraded", "n_quarantined")
     print(" ".join(f"{name}={manifest[name]}" for name in counts))
+    print(f"\n{manifest['summary']}", end="")
     return DONE
 
 

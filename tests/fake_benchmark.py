@@ -69,6 +69,7 @@ def write_benchmark(out: Path, kind: str = "recordings", synthetic: bool = True)
         work / "shards" / "manifest.json",
         {
             "key": KEY,
+            "stage": "shards",
             "archive": {"kind": "synthetic", "path": "/mnt/archive/my-archive"},
             "synthetic": synthetic,
             "official_split": official,

@@ -59,10 +59,15 @@ def write_checkpoint(folder: Path, seed: int = 0, n_filters: int = 4, scale: flo
         "architecture": "simple_cnn1d",
         "hyperparameters": hyperparameters,
         "input": to_tree(own),
-        "task": {"name": "mine", "labels": {"A": ["a"], "B": ["b"]}, "unit": "record"},
+        "task": {"name": "mine", "labels": ["A", "B"], "unit": "record"},
         "operating_point": {
             "kind": "multilabel",
-            "temperature": 1.5,
+            "calibrator": {
+                "method": "temperature",
+                "split": "validation",
+                "n_examples": 10,
+                "temperature": 1.5,
+            },
             "thresholds_C": [0.5, 0.5],
             "rule": "max_f1",
             "split": "validation",

@@ -12,13 +12,13 @@ from scored_archive import contents, write_checkpoint, write_records
 from shard_folders import rows_of
 
 from rayecg import pipeline
-from rayecg.core.errors import DataError
+from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import ArchiveSettings, ScoreSettings, ShardSettings
 from rayecg.core.files import read_json
 from rayecg.pipeline.scoring import open_source
 from rayecg.score import probe
+from rayecg.score.actors import check_room, n_actors
 from rayecg.score.estimate import estimate
-from rayecg.score.sources import Source
 
 N = 20
 
@@ -39,11 +39,6 @@ def _threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-def first_unit(source: Source, size: int | None = None) -> dict:
-    plan = source.plan(None, size, None)
-    return source.payload(source.units(plan)[0], plan)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +73,36 @@ def test_an_actor_has_one_thread_or_those_of_a_node(cpus, expected):
     assert probe.ways(cpus) == expected
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (ScoreSettings(), 16),
+        (ScoreSettings(num_cpus=3.0), 5),
+        (ScoreSettings(num_gpus=1.0), 1),
+        (ScoreSettings(num_gpus=0.25), 4),
+        (ScoreSettings(num_cpus=8.0, num_gpus=0.25), 2),
+        (ScoreSettings(num_cpus=32.0), 1),  # a cluster may get room
+        (ScoreSettings(20), 20),
+    ],
+)
+def test_actors_fill_sixteen_cpus_and_one_gpu(settings, expected):
+    assert n_actors(settings, 16, 1) == expected
+
+
+def test_an_actor_that_fits_nowhere_is_wrong_usage():
+    check_room(ScoreSettings(num_cpus=2.0, num_gpus=0.5), 2, 1)
+    said = r"--gpus \(score.num_gpus\): expected at most 0 for an actor, .* came 1$"
+    with pytest.raises(SettingsError, match=said):
+        check_room(ScoreSettings(num_gpus=1.0), 2, 0)
+    with pytest.raises(SettingsError, match="expected at most 2 for an actor, the CPUs"):
+        check_room(ScoreSettings(num_cpus=3.0), 2, 0)
+
+
 def test_every_batch_size_is_measured_however_few_the_records(checkpoint, archive, monkeypatch):
     monkeypatch.setattr(probe, "BATCH_SIZES", (2, 100))
     monkeypatch.setattr(probe, "SECONDS", 0.01)
     source = open_source(archive, None, limit=3)
-    rates = probe.measure(checkpoint, source, first_unit(source), ScoreSettings(batch_size=5))
+    rates = probe.measure(checkpoint, source, source.sample(9), ScoreSettings(batch_size=5))
     assert list(rates) == [2, 5, 100]
     assert all(np.isfinite(rate) and rate > 0 for rate in rates.values())
 
@@ -91,8 +111,8 @@ def test_records_that_cannot_be_read_measure_nothing(checkpoint, archive, tmp_pa
     for file in Path(archive.path).glob("*1_lr.hea"):
         (tmp_path / file.name).write_bytes(file.read_bytes())  # and no samples
     source = open_source(ArchiveSettings("wfdb", str(tmp_path)), None)
-    with pytest.raises(DataError, match="none of the first records") as caught:
-        probe.measure(checkpoint, source, first_unit(source), ScoreSettings())
+    with pytest.raises(DataError, match="none of the records that were tried") as caught:
+        probe.measure(checkpoint, source, source.sample(9), ScoreSettings())
     assert "\n" not in str(caught.value)
 
 
@@ -102,6 +122,64 @@ def test_an_earlier_start_s_choice_stands(checkpoint, archive):
     found = probe.chosen_execution(checkpoint, source, ScoreSettings(2, backend="onnx"), standing)
     assert found == ScoreSettings(2, backend="onnx", batch_size=128, num_cpus=3.0)
     assert found.threads == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "stands"),
+    [
+        ({}, True),
+        ({"batch_size": 8, "threads": 2, "key": "of this plan"}, True),
+        ({"code": "other"}, False),
+        ({"hash_key": "0123"}, False),
+    ],
+)
+def test_a_plan_stands_while_all_but_what_is_probed_is_the_same(changes, stands):
+    decided = {"code": "mine", "hash_key": None, "batch_size": 64, "threads": 1}
+    assert probe.still_stands(decided | changes, decided) == stands
+    assert not probe.still_stands({}, decided)  # what a start that was killed at once leaves
+
+
+@pytest.mark.usefixtures("ray")
+def test_a_killed_start_that_replaces_goes_on_with_what_it_chose(
+    checkpoint, archive, tmp_path, monkeypatch
+):
+    out, settings = tmp_path / "out", ScoreSettings(1, batch_size=32, records_per_unit=5)
+    pipeline.score(checkpoint, archive, out, settings)
+    before = contents(out)
+    # As a kill leaves it.
+    (out / "manifest.json").unlink()
+    next(out.glob("ledger/*/*.json")).unlink()
+
+    def measured_again(*_):
+        raise AssertionError("a choice that stands was not used")
+
+    monkeypatch.setattr(probe, "best", measured_again)
+    again = pipeline.score(
+        checkpoint, archive, out, ScoreSettings(records_per_unit=5), probe=True, replace=True
+    )
+    assert again["n_scored"] == 5
+    assert read_json(out / "plan.json")["batch_size"] == 32
+    assert contents(out) == before
+
+
+@pytest.mark.usefixtures("ray")
+def test_records_that_were_chosen_are_tried_wherever_they_stand(
+    checkpoint, archive, tmp_path, monkeypatch
+):
+    out = tmp_path / "shards"
+    pipeline.make_shards(archive, ShardSettings(records_per_shard=5), out)
+    last = rows_of(out)[-1][0]["record_id"]
+    source = open_source(None, out, select=f"record_id = '{last}'")
+    seen = []
+
+    def count(checkpoint, source, sample, settings):
+        return {settings.batch_size: sum(len(batch) for batch in source.batches(sample))}
+
+    monkeypatch.setattr(probe, "measure", count)
+    monkeypatch.setattr(probe, "ways", lambda cpus: [(1, 1)])
+    monkeypatch.setattr(probe, "best", lambda rates, usual: seen.append(rates) or (1, usual))
+    probe.chosen_execution(checkpoint, source, ScoreSettings(), None)
+    assert seen == [{(1, 64): 1.0}]
 
 
 @pytest.mark.slow
@@ -145,5 +223,6 @@ def test_a_dry_run_finds_the_shard_that_holds_what_was_chosen(checkpoint, archiv
     last = rows_of(out)[-1][0]["record_id"]
     source = open_source(None, out, select=f"record_id = '{last}'")
     said = estimate(checkpoint, source, ScoreSettings())
-    assert said.startswith("1 records")
+    assert len(source.units()) == 1
+    assert said.startswith("1 records, 0 MB of files\n")  # of one shard
     assert "\n1 of them were read and scored: 1 " in said

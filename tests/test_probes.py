@@ -31,10 +31,11 @@ from rayecg.core.settings import load_settings, to_tree
 from rayecg.core.units import Units
 from rayecg.metrics.operating_point import choose_operating_point
 from rayecg.models.catalogue import ARCHITECTURES, ModelInputs, build_model
-from rayecg.models.checkpoint import save_checkpoint
+from rayecg.models.checkpoint import read_card, save_checkpoint
 from rayecg.score.batches import batches_file, compare_scores, draw_examples, prepare_sample
-from rayecg.score.run import UnitScorer
+from rayecg.score.run import decides
 from rayecg.score.sources import ShardSource
+from rayecg.score.unit import UnitScorer
 from rayecg.tasks.task import load_task
 from rayecg.train.permuted import permuted
 
@@ -105,7 +106,9 @@ def scored_benchmark(
     save_checkpoint(place, model, card | {"operating_point": to_tree(point)})
     source, scoring = ShardSource(work / "shards"), ScoreSettings(batch_size=16)
     scores = work / "again"
-    scorer = UnitScorer(source, {run: place}, {run: Units(scores, "0" * 16)}, scoring)
+    plans = {run: decides(read_card(place), source, scoring, None)}
+    scorer = UnitScorer(source, {run: place}, {run: Units(scores, "0" * 16)}, plans, scoring)
+    scorer.open()
     for unit in source.units():
         scorer(source.payload(unit))
     write_json(work / "runs.json", [run])

@@ -18,6 +18,7 @@ import pytest
 from full_disk import small_disk
 from ray_processes import processes_below
 from scored_archive import (
+    FOLDERS,
     SIZE,
     archive,
     check_whole,
@@ -37,7 +38,7 @@ from rayecg.core.experiment import ArchiveSettings, ScoreSettings
 from rayecg.core.files import read_json
 from rayecg.core.units import Units
 from rayecg.pipeline.scoring import open_source
-from rayecg.score.run import UnitScorer
+from rayecg.score.unit import UnitScorer
 
 __all__ = ["archive", "checkpoint", "undisturbed"]  # fixtures
 
@@ -107,9 +108,12 @@ def test_a_worker_of_a_killed_job_may_go_on_writing(
     out = tmp_path / "out"
     settings = ScoreSettings(1, records_per_unit=SIZE)
     source = open_source(ArchiveSettings("wfdb", str(archive)), None)
-    plan = source.plan(None, SIZE, None)
-    key = read_json(undisturbed / "plan.json")["key"]
-    orphan = UnitScorer(source, {"orphan": checkpoint}, {"orphan": Units(out, key)}, settings)
+    plan = source.plan(None, SIZE, 1, None)
+    decided = read_json(undisturbed / "plan.json")
+    units = {"orphan": Units(out, decided["key"])}
+    own = {"orphan": checkpoint}
+    orphan = UnitScorer(source, own, units, {"orphan": decided}, settings)
+    orphan.open()
     written = []
 
     def go_on(over: threading.Event) -> None:
@@ -154,7 +158,7 @@ def test_a_job_that_is_killed_three_times_and_begun_again_at_once(
         driver.communicate()
     assert orphans
     entries = Units(out, read_json(out / "plan.json")["key"])
-    n_done = sum(entries.entry(unit)["n_input"] for unit in entries.finished())
+    n_done = sum(entry["n_input"] for entry in entries.finished(FOLDERS).values())
     last = subprocess.run(own, capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
     manifest = check_whole(out, N_SLOW)

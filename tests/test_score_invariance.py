@@ -36,8 +36,9 @@ from rayecg.models.catalogue import ModelInputs, build_model
 from rayecg.models.checkpoint import input_settings, read_card, save_checkpoint
 from rayecg.models.predictor import Predictor
 from rayecg.pipeline.scoring import open_source
-from rayecg.score.run import UnitScorer
+from rayecg.score.run import decides
 from rayecg.score.sources import ArchiveSource
+from rayecg.score.unit import UnitScorer
 
 LABELS = ("A", "B")
 N, N_DEFECTIVE = 64, 6
@@ -194,7 +195,10 @@ def test_units_of_any_records_in_any_order_give_the_same_bits(
     parts = [[i] for i in dict.fromkeys(drawn)] if one_by_one else [drawn]
     with tempfile.TemporaryDirectory() as folder:
         units = Units(folder, "0" * 16)
-        worker = UnitScorer(source, {"own": checkpoint}, {"own": units}, ScoreSettings())
+        plans = {"own": decides(read_card(checkpoint), source, ScoreSettings(), None)}
+        own = {"own": checkpoint}
+        worker = UnitScorer(source, own, {"own": units}, plans, ScoreSettings())
+        worker.open()
         for k, part in enumerate(parts):
             worker({"unit": f"{k:06d}", "rows": source.index().take(part)})
         assert_same_bits(by_record(rows(Path(folder))), reference)

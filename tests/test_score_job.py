@@ -105,7 +105,8 @@ def test_what_it_writes_is_read_by_others_and_a_second_start_writes_nothing(
     assert first.status == 0, first.err
     manifest = check_whole(out, N)
     counts = [manifest[f"n_{name}"] for name in ("input", "ok", "degraded", "quarantined")]
-    assert first.out == "n_input={} n_ok={} n_degraded={} n_quarantined={}\n".format(*counts)
+    said = "n_input={} n_ok={} n_degraded={} n_quarantined={}\n\n".format(*counts)
+    assert first.out == said + (out / "summary.md").read_text()
     assert counts[3] > 0
     assert first.err.startswith(f"score: {N} rows\n")
     assert first.err.splitlines()[-1].startswith(f"score: {N} rows in ")
@@ -190,15 +191,20 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(checkpoint, archiv
         ({"path": None}, "expected --archive KIND with --path, or --shards DIR"),
         ({"shards": "here"}, "expected --archive KIND with --path, or --shards DIR"),
         ({"archive": "ptbxll"}, "ptbxl"),
-        ({"path": "nowhere"}, "nowhere"),
-        ({"backend": "onxx"}, "'onxx'"),
+        ({"path": "nowhere"}, "expected a folder, found none at nowhere"),
+        ({"checkpoint": "nowhere"}, "expected a folder, found none at nowhere"),
+        ({"backend": "onxx"}, "--backend: expected one of eager, bf16, "),
         ({"select": "agee > 3"}, "agee"),
         ({"select": "age > 1000"}, f"true of none of {N} records"),
         ({"limit": 0}, "--limit: expected 1 or more, came 0"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"threads": -1}, "num_cpus"),
-        ({"actors": 0}, "concurrency"),
-        ({"partition": "age"}, "partition"),
+        ({"select": "1=1) UNION ALL (SELECT 0"}, "--select"),
+        ({"batch_size": 0}, "score.py: --batch-size: expected more than 0, came 0"),
+        ({"threads": -1}, "score.py: --threads: expected more than 0, came -1"),
+        ({"actors": 0}, "score.py: --actors: expected more than 0, came 0"),
+        ({"gpus": "nan"}, "score.py: --gpus: expected 0 or more, whole from 1 on, came nan"),
+        ({"gpus": 1.5}, "score.py: --gpus: expected 0 or more, whole from 1 on, came 1.5"),
+        ({"rate": 0}, "score.py: --rate: expected more than 0, came 0"),
+        ({"partition": "age"}, "score.py: --partition: expected one of status, "),
         ({"checks": "some"}, "--checks"),
     ],
 )
@@ -213,6 +219,26 @@ def test_wrong_usage_is_one_line_and_ends_with_2(checkpoint, archive, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"threads": 4096}, "--threads (score.num_cpus): expected at most "),
+        ({"gpus": 512}, "--gpus (score.num_gpus): expected at most "),
+        ({"gpus": 512, "probe": True}, "--gpus (score.num_gpus): expected at most "),
+    ],
+)
+def test_an_actor_without_room_is_not_waited_for(
+    ray, checkpoint, archive, tmp_path, options, said, dry
+):
+    more = {"dry_run": True} if dry else {}
+    ended = job(checkpoint=checkpoint, **archive, out=tmp_path / "out", **options, **more)
+    assert ended.status == 2, ended.err
+    assert len(ended.err.splitlines()) == 1, ended.err
+    assert said in ended.err
+    assert not (tmp_path / "out" / "plan.json").exists()
+
+
 def test_a_short_key_is_wrong_usage(checkpoint, archive, tmp_path):
     key = tmp_path / "key"
     key.write_text("too short\n")
@@ -220,6 +246,10 @@ def test_a_short_key_is_wrong_usage(checkpoint, archive, tmp_path):
     assert ended.status == 2
     assert ended.err == f"score.py: {key}: expected a key of 16 bytes or more, came 9\n"
     assert not (tmp_path / "out").exists()
+
+
+def without_card(folder: Path) -> None:
+    (folder / "card.json").unlink()
 
 
 def newer(folder: Path) -> None:
@@ -247,7 +277,7 @@ def other_weights(folder: Path) -> None:
         (newer, "made by a newer rayecg (format 99"),
         (other_thresholds, "fingerprint"),
         (other_weights, "SHA-256"),
-        (shutil.rmtree, "card.json"),
+        (without_card, "card.json"),
     ],
 )
 def test_a_checkpoint_that_is_not_what_it_says_ends_the_job(
@@ -270,14 +300,25 @@ def test_a_checkpoint_that_is_not_what_it_says_ends_the_job(
 
 
 @pytest.mark.parametrize("dry", [False, True])
-def test_shards_that_are_not_there_end_the_job(checkpoint, tmp_path, dry):
-    more = {"dry_run": True} if dry else {}
-    own = {"checkpoint": checkpoint, "shards": tmp_path / "nowhere", "out": tmp_path / "out"}
-    ended = job(**own, **more)
-    assert ended.status == 1
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        ({"shards": "nowhere"}, 2, "expected a folder, found none at nowhere"),
+        ({}, 1, "/manifest.json: cannot be read"),
+        # They were read with what was asked for then.
+        ({"rate": 100}, 2, "--rate, --checks: expected with an archive"),
+        ({"checks": "off"}, 2, "--rate, --checks: expected with an archive"),
+    ],
+)
+def test_what_are_no_shards_ends_the_job(checkpoint, tmp_path, options, status, said, dry):
+    (tmp_path / "empty").mkdir()
+    own = {"checkpoint": checkpoint, "shards": tmp_path / "empty", "out": tmp_path / "out"}
+    own |= {"dry_run": True} if dry else {}
+    ended = job(**{**own, **options})
+    assert (ended.status, ended.out) == (status, "")
     assert len(ended.err.splitlines()) == 1
-    assert f"{tmp_path}/nowhere/manifest.json: cannot be read" in ended.err
-    assert not list(tmp_path.iterdir())
+    assert said in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
 @pytest.mark.parametrize("dry", [False, True])

@@ -24,7 +24,12 @@ from rayecg.core.outputs import probabilities
 from rayecg.core.predictions import RECORD_COLUMNS, WINDOW_COLUMNS, label_fields, output_columns
 from rayecg.core.record import Record, invalid_value
 from rayecg.core.settings import to_tree
-from rayecg.core.shard_format import Layout, index_table, read_records, shard_batch
+from rayecg.core.shard_format import (
+    Layout,
+    index_table,
+    shard_batch,
+)
+from rayecg.core.shard_reader import read_records
 from rayecg.models.backends import open_backend
 from rayecg.models.catalogue import ModelInputs, build_model
 from rayecg.models.checkpoint import save_checkpoint
@@ -43,7 +48,7 @@ INPUTS = {
     "beats": InputSettings(**PLAIN, beats="detected"),
 }
 STAMPS = Stamps("checkpoint", "code")
-LABELS = {"A": ["a"], "B": ["b"]}
+LABELS = ["A", "B"]
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +73,13 @@ def predictor(kind: str) -> Predictor:
         "task": {"name": "mine", "labels": LABELS, "unit": "beat" if kind == "beats" else "record"},
         "operating_point": {
             "kind": "multiclass" if kind == "spread" else "multilabel",
-            "temperature": 1.5,
-            "thresholds_C": [0.5, 0.5],
+            "calibrator": {
+                "method": "temperature",
+                "temperature": 1.5,
+                "split": "validation",
+                "n_examples": 1,
+            },
+            "thresholds_C": [] if kind == "spread" else [0.5, 0.5],
             "rule": "argmax",
             "split": "validation",
             "n_examples": 1,
@@ -97,7 +107,7 @@ def prepare_each(own: Predictor, items) -> list[Prepared | Exception]:
 def rows_of(own: Predictor, items) -> tuple[pa.Table, pa.Table]:
     """Give the rows of records, and of their windows, made one by one."""
     records, windows = [], []
-    point, labels = own.operating_point, list(LABELS)
+    point, labels = own.operating_point, LABELS
     made = prepare_each(own, items)
     logits = own.backend.logits(
         np.concatenate([np.empty((0, 3, 200), np.float32)] + [p.x_WLT for p in made if _good(p)]),
@@ -157,7 +167,7 @@ def _good(item) -> bool:
 
 def _beside(fields, rows, columns) -> pa.Table:
     left = pa.Table.from_pylist(rows, schema=pa.schema(fields))
-    schema = pa.schema([*fields, *label_fields(list(LABELS))])
+    schema = pa.schema([*fields, *label_fields(LABELS)])
     return pa.Table.from_arrays([*left.columns, *columns], schema=schema)
 
 
@@ -323,7 +333,7 @@ def test_a_shard_of_whole_records_is_not_copied_into_objects(tmp_path):
     items = [({"record_id": str(i), "path": "p"}, healthy(i)) for i in range(5)]
     write_shard(tmp_path / "shard.parquet", items, 200, 2)
     found = list(shard_batches(tmp_path / "shard.parquet", 4))
-    assert [len(batch) for batch in found] == [4, 1]
+    assert [len(batch) for batch in found] == [2, 2, 1]  # row groups have two
     for batch in found:
         [group] = batch.groups
         assert isinstance(group.digital_NLT, np.ndarray)
@@ -333,7 +343,7 @@ def test_a_shard_of_whole_records_is_not_copied_into_objects(tmp_path):
 def test_what_is_no_shard_is_named(tmp_path):
     file = tmp_path / "x.parquet"
     pq.write_table(pa.table({"a": [1]}), file)
-    with pytest.raises(DataError, match="offset"):
+    with pytest.raises(DataError, match="signal"):
         list(shard_batches(file))
     file.write_text("text")
     with pytest.raises(DataError, match="not a readable Parquet file"):
@@ -403,8 +413,8 @@ def test_a_network_that_raises_for_everything_is_an_error_of_its_own(tmp_path):
 def test_ids_are_hashed_under_a_key():
     key = b"a key of sixteen"
 
-    def digits(text: str) -> str:
-        return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:32]
+    def digits(text: str, kind: str = "record") -> str:
+        return hmac.new(key, f"{kind}:{text}".encode(), hashlib.sha256).hexdigest()[:32]
 
     copy = dataclasses.replace(healthy(1), flags=("noise:II", "duplicate:r0"))
     long = dataclasses.replace(healthy(2), digital_LT=np.tile(healthy(2).digital_LT, 2))
@@ -423,7 +433,9 @@ def test_ids_are_hashed_under_a_key():
     stamps = dataclasses.replace(STAMPS, hash_key=key)
     table = record_table(batch, found, stamps)
     assert table["record_id"].to_pylist() == [digits(f"r{i}") for i in range(4)]
-    assert table["patient_id"].to_pylist() == [digits("p"), None, digits("p"), digits("p")]
+    assert table["patient_id"].to_pylist() == [
+        None if name is None else digits(name, "patient") for name in ("p", None, "p", "p")
+    ]
     assert table["path"].to_pylist() == [None] * 4
     assert table["error"].to_pylist() == [None] * 4
     assert table["error_code"].to_pylist() == [None, None, "bad_header", None]

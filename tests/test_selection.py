@@ -48,8 +48,15 @@ def test_a_condition_keeps_the_order(index: pa.Table, condition: str, expected: 
         ("agee > 3", "agee"),
         ("age >", "syntax error"),
         ("age > 1000", "true of none of 4 records"),
-        ("1 = 1); SELECT (1", "one condition"),
-        ("", "columns: record_id"),
+        ("1 = 1); SELECT (1", "syntax error"),
+        ("true; SELECT 1", "expression"),
+        # Neither rows twice nor rows that are not there.
+        ("1=1) UNION ALL (SELECT 0", "syntax error"),
+        ("1=0) UNION (SELECT 99", "syntax error"),
+        ("true UNION ALL SELECT 0", "expression"),
+        ("age > 3, sex = 'F'", "single expression"),
+        ("", "^--select: expected a condition, came none$"),
+        (" \n", "^--select: expected a condition, came none$"),
     ],
 )
 def test_what_is_no_condition_is_one_line(index: pa.Table, condition: str, said: str) -> None:
@@ -70,9 +77,11 @@ def test_a_condition_reaches_nothing_but_the_index(index: pa.Table, tmp_path: Pa
 def test_hashed_ids_are_an_hmac_and_need_a_key_worth_the_name(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("0123456789abcdef0123\n")
     key = read_hash_key(tmp_path / "key")
-    expected = hmac.new(b"0123456789abcdef0123", b"p7", hashlib.sha256).hexdigest()[:32]
-    assert hashed_ids(["p7", None], key) == [expected, None]
-    assert hashed_ids(["p7", None], None) == ["p7", None]
+    expected = hmac.new(b"0123456789abcdef0123", b"patient:p7", hashlib.sha256).hexdigest()[:32]
+    assert hashed_ids(["p7", None], key, "patient") == [expected, None]
+    assert hashed_ids(["p7", None], None, "patient") == ["p7", None]
+    # A column of records and one of patients cannot be linked by what they share.
+    assert hashed_ids(["5"], key, "record") != hashed_ids(["5"], key, "patient")
     (tmp_path / "short").write_text("secret")
     for name, said in (("short", "16 bytes"), ("none", "No such file")):
         with pytest.raises(SettingsError, match=said):

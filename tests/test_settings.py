@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayecg import pipeline
 from rayecg.core.errors import SettingsError
 from rayecg.core.experiment import (
     ArchitectureSettings,
@@ -128,6 +129,12 @@ def test_wrong_types_name_the_place(tmp_path, text, expected):
         ("archive: {n_records: -1}", "archive: n_records: expected more than 0, came -1"),
         ("shards: {records_per_shard: 0}", "shards: records_per_shard: expected more than 0"),
         ("score: {batch_size: 0}", "score: batch_size: expected more than 0"),
+        (
+            "score: {num_gpus: .nan}",
+            "score: num_gpus: expected 0 or more, whole from 1 on, came nan",
+        ),
+        ("score: {num_gpus: -0.5}", "score: num_gpus: expected 0 or more"),
+        ("score: {num_gpus: 1.5}", "whole from 1 on, came 1.5"),
         ("input: {leeds: [I]}", "unknown key 'input.leeds' (nearest: leads)"),
         ("input: {leads: [1]}", "input.leads[0]: expected text, came 1"),
         ("input: [I]", "input: expected a section of keys and values"),
@@ -214,6 +221,12 @@ def test_what_is_read_is_taken(tmp_path):
         assert found.seed == 1
     found = load(tmp_path, "", "split.protocol=kfold", "split.k=9")
     assert found.split.k == 9
+
+
+def test_scores_of_an_experiment_are_not_parted(tmp_path):
+    experiment = load(tmp_path, "score: {partition: site}")
+    with pytest.raises(SettingsError, match=r"^score\.partition: expected none .*, came site$"):
+        pipeline.check_experiment(experiment)
 
 
 def test_the_loss_of_one_architecture_is_checked_with_what_it_differs_from(tmp_path):

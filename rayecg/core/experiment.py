@@ -254,13 +254,19 @@ class ScoreSettings:
 
     def __post_init__(self) -> None:
         positive(self, "concurrency", "num_cpus", "batch_size", "records_per_unit")
-        if self.num_gpus < 0:
-            raise ValueError(f"num_gpus: expected 0 or more, came {self.num_gpus}")
+        n = float(self.num_gpus)
+        if not (0 <= n <= 1 or (n > 1 and n.is_integer())):  # false for NaN
+            raise ValueError(f"num_gpus: expected 0 or more, whole from 1 on, came {self.num_gpus}")
 
     @property
     def threads(self) -> int:
         """Of one actor."""
         return max(int(self.num_cpus), 1)
+
+    @property
+    def device(self) -> str:
+        """Of one actor, as torch names it."""
+        return "cuda" if self.num_gpus else "cpu"
 
 
 @dataclass(frozen=True)

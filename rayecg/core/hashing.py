@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rayecg.core.errors import SettingsError
 
@@ -14,6 +14,8 @@ from rayecg.core.errors import SettingsError
 SHORTEST = 16
 #: Hexadecimal digits of a hashed id: 128 bits, so that no two of a trillion records share one.
 DIGITS = 32
+#: What a text is. It is hashed with it: under one key a record "5" and a patient "5" are not alike.
+Kind = Literal["record", "patient", "facts", "key"]
 
 
 def read_hash_key(file: str | Path) -> bytes:
@@ -33,13 +35,13 @@ def read_hash_key(file: str | Path) -> bytes:
     return key
 
 
-def hashed_ids(values: Sequence[Any], key: bytes | None) -> list[Any]:
+def hashed_ids(values: Sequence[Any], key: bytes | None, kind: Kind) -> list[Any]:
     """Give the HMAC-SHA256 of each text, None for None; without a key the texts themselves."""
     if key is None:
         return list(values)
-    return [None if value is None else hashed(str(value), key) for value in values]
+    return [None if value is None else hashed(str(value), key, kind) for value in values]
 
 
-def hashed(text: str, key: bytes) -> str:
-    """Give the HMAC-SHA256 of a text, in `DIGITS` hexadecimal digits."""
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:DIGITS]
+def hashed(text: str, key: bytes, kind: Kind) -> str:
+    """Give the HMAC-SHA256 of `kind:text`, in `DIGITS` hexadecimal digits."""
+    return hmac.new(key, f"{kind}:{text}".encode(), hashlib.sha256).hexdigest()[:DIGITS]

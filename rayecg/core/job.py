@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import NoReturn, TypeVar
 
 from rayecg.core.errors import RayecgError, SettingsError
+from rayecg.core.settings import build
+
+T = TypeVar("T")
 
 DONE, FAILED, WRONG_USAGE, VIOLATED = 0, 1, 2, 3
 
@@ -25,6 +29,34 @@ class Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line, and exit with 2."""
         self.exit(WRONG_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def from_flags(kind: type[T], given: argparse.Namespace, flags: Mapping[str, str]) -> T:
+    """Fill a settings dataclass from arguments.
+
+    Parameters
+    ----------
+    kind
+        The dataclass.
+    given
+        The arguments.
+    flags
+        Name of a field to name of the argument that says it, as in `{"batch_size": "--batch-size"}`.
+
+    Raises
+    ------
+    SettingsError
+        For a wrong value; it names the argument.
+    """
+    values = {name: getattr(given, flag[2:].replace("-", "_")) for name, flag in flags.items()}
+    try:
+        return build(kind, values, "arguments")
+    except SettingsError as error:
+        # The field's own name is nothing that the user typed.
+        found = re.match(r"arguments: (?:settings: )?(\w+)(: .*)", str(error))
+        if found is None or found[1] not in flags:
+            raise
+        raise SettingsError(f"{flags[found[1]]}{found[2]}") from None
 
 
 def run_job(main: Callable[[], int]) -> NoReturn:

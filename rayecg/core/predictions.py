@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+#: What becomes of a record: an answer, a probability without a decision, or neither.
+STATUSES = ("ok", "degraded", "quarantined")
 OUTPUTS = ("logit", "probability", "calibrated", "decision")
 
 RECORD_COLUMNS = [

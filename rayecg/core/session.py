@@ -125,6 +125,21 @@ def cluster_cpus() -> int:
     return int(ray.cluster_resources().get("CPU", 0))
 
 
+def cluster_gpus() -> float:
+    """Give the GPUs of the nodes alive now."""
+    import ray
+
+    return float(ray.cluster_resources().get("GPU", 0))
+
+
+def may_grow() -> bool:
+    """Say whether nodes may come to the Ray that runs: not to one that this process started."""
+    from ray._private import worker
+
+    node = worker._global_node
+    return node is None or not node.is_head()
+
+
 @contextmanager
 def _local_ray(settings: RaySettings) -> Iterator[None]:
     import ray

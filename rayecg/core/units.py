@@ -1,8 +1,9 @@
 """Work units and their ledger: what a killed job finished is not done again.
 
 A stage's output is made of units. Each unit's files are written beside and renamed, and then its
-ledger entry, so an entry stands for whole files. File names carry the plan's key: a worker of a
-killed job, still alive while another plan is under way, cannot overwrite that plan's files.
+ledger entry, which names them: an entry stands for whole files, and what no entry names is nobody's.
+File names carry the plan's key: a worker of a killed job, still alive while another plan is under
+way, cannot overwrite that plan's files.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ from rayecg.core.files import MANIFEST, as_json, check_totals, read_json
 COUNTS = ("n_input", "n_ok", "n_degraded", "n_quarantined")
 PLAN = "plan.json"
 _OWN = ("ledger", ".lock", ".claims", PLAN, MANIFEST)
-
-
 #: How a folder names the lack of a value; pandas and DuckDB read it so.
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
@@ -52,6 +51,19 @@ def unit_files(out: Path, folder: str, key: str | None = None) -> list[Path]:
     """List a plan's files in one of the output's folders, in order; by default the finished plan's."""
     key = key or read_json(out / MANIFEST)["key"]
     return sorted((out / folder).glob(f"*{unit_suffix(key)}"))
+
+
+def _parts(table: pa.Table, partition: str) -> dict[str, pa.Table]:
+    """Part rows by a column's values, as the names of folders say them; the column itself goes."""
+    column, found = table[partition], {}
+    table = table.drop_columns([partition])
+    for value in pc.unique(column).to_pylist():
+        own = pc.is_null(column) if value is None else pc.equal(column, value)
+        text = _NO_VALUE if value is None else quote(str(value), safe="")
+        if text in found:
+            raise DataError(f"two values of {partition!r} would share the folder {text!r}")
+        found[text] = table.filter(pc.fill_null(own, False))
+    return found
 
 
 def failure_as_row(
@@ -116,11 +128,12 @@ class Units:
         DataError
             If the folder holds anything else.
         """
-        if (self.plan() or {}).get("key") == self.key:
+        standing = self.plan()
+        if standing is not None and standing["key"] == self.key:
             return
         known = {*outputs, *_OWN}
         names = self.out.names()
-        earlier = self.plan() is not None or self.manifest() is not None
+        earlier = standing is not None or self.manifest() is not None
         # Names alone prove nothing: another's folder may hold `records`, too.
         kept = known if earlier else {".lock"}
         strangers = sorted({top for name in names if (top := name.split("/")[0]) not in kept})
@@ -147,14 +160,6 @@ class Units:
         """Give the manifest of whatever finished here last, None if there is none."""
         return self._mark(MANIFEST)
 
-    def begin(self, folders: Iterable[str], unit: str) -> None:
-        """Remove what an earlier attempt at a unit wrote, which need not be what the next will."""
-        for folder in folders:
-            for name in self.out.names(folder):
-                base = name.rpartition("/")[2]
-                if base.startswith(unit) and base.endswith(unit_suffix(self.key)):
-                    self.out.remove(name)
-
     def name(self, folder: str, unit: str) -> str:
         """Name a unit's Parquet file below one of the output's folders."""
         return f"{folder}/{unit}{unit_suffix(self.key)}"
@@ -164,60 +169,68 @@ class Units:
         assert self.out.folder is not None
         return self.out.folder / self.name(folder, unit)
 
-    def write(self, folder: str, unit: str, table: pa.Table, partition: str | None = None) -> None:
-        """Write a unit's Parquet file, whole or not at all.
+    def write(
+        self, folder: str, unit: str, table: pa.Table, partition: str | None = None
+    ) -> list[str]:
+        """Write a unit's Parquet file, whole or not at all; gives its name.
 
         With `partition`, one file for each value of that column, in folders that name it.
         """
         if partition is None:
-            self.out.write(self.name(folder, unit), as_parquet(table))
-            return
-        column = table[partition]
-        table = table.drop_columns([partition])
-        for value in pc.unique(column).to_pylist():
-            own = pc.is_null(column) if value is None else pc.equal(column, value)
-            text = _NO_VALUE if value is None else quote(str(value), safe="")
-            name = self.name(f"{folder}/{partition}={text}", unit)
-            self.out.write(name, as_parquet(table.filter(pc.fill_null(own, False))))
+            parts = {self.name(folder, unit): table}
+        else:
+            parts = {
+                self.name(f"{folder}/{partition}={text}", unit): own
+                for text, own in _parts(table, partition).items()
+            }
+        for name, own in parts.items():
+            self.out.write(name, as_parquet(own))
+        return list(parts)
 
-    def finished(self) -> set[str]:
-        """List the units that have their entry."""
-        names = self.out.names(self._ledger)
-        return {name.rpartition("/")[2].removesuffix(".json") for name in names}
+    def finish(self, unit: str, entry: dict[str, Any], files: Iterable[str]) -> None:
+        """Enter a unit; `entry` holds its counts, `files` names all it wrote, which are in place."""
+        self._write_json(f"{self._ledger}/{unit}.json", {**entry, "files": sorted(files)})
 
-    def entry(self, unit: str) -> dict[str, Any]:
-        """Read a unit's entry."""
-        return json.loads(self.out.read(f"{self._ledger}/{unit}.json"))
+    def finished(self, folders: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Read the entries of the units whose files are all in these folders of the output."""
+        there = {name for folder in folders for name in self.out.names(folder)}
+        found = {}
+        for name in self.out.names(self._ledger):
+            entry = json.loads(self.out.read(name))
+            if there.issuperset(entry["files"]):
+                found[name.rpartition("/")[2].removesuffix(".json")] = entry
+        return found
 
-    def finish(self, unit: str, entry: dict[str, Any]) -> None:
-        """Enter a unit whose files are all in place; `entry` holds its counts."""
-        self._write_json(f"{self._ledger}/{unit}.json", entry)
-
-    def totals(self, units: Sequence[str], n_input: int) -> dict[str, int]:
+    def totals(self, folders: Sequence[str], units: Sequence[str], n_input: int) -> dict[str, int]:
         """Add up the entries of all units, which must account for every record.
+
+        What lies in the folders and belongs to none of these units is removed: files of an attempt
+        that was cut off, or that another plan's last worker wrote.
 
         Raises
         ------
         DataError
             If they do not.
         """
-        entries = [self.entry(unit) for unit in units]
-        totals = {name: sum(entry[name] for entry in entries) for name in COUNTS}
+        found = self.finished(folders)
+        lost = [unit for unit in units if unit not in found]
+        if lost:
+            raise DataError(
+                f"{self.out}: files of {len(lost)} of {len(units)} units are gone (the first unit: "
+                f"{lost[0]}); the same command makes them again"
+            )
+        entries = {unit: found[unit] for unit in units}
+        totals = {name: sum(entry[name] for entry in entries.values()) for name in COUNTS}
         check_totals(totals, str(self.out))
         if totals["n_input"] != n_input:
             raise DataError(f"{self.out}: {n_input} records planned, {totals['n_input']} done")
-        return totals
-
-    def remove_strays(self, folders: Iterable[str], units: Iterable[str] | None = None) -> None:
-        """Remove what another plan's last worker left among the files; `units` are those that stay."""
-        own = None if units is None else set(units)
-        for folder in (*folders, self._ledger):
-            suffix = ".json" if folder == self._ledger else unit_suffix(self.key)
+        kept = {name for entry in entries.values() for name in entry["files"]}
+        kept |= {f"{self._ledger}/{unit}.json" for unit in units}
+        for folder in (*folders, "ledger"):
             for name in self.out.names(folder):
-                base = name.rpartition("/")[2]
-                stays = base.endswith(suffix)
-                if not stays or (own is not None and base.removesuffix(suffix) not in own):
+                if name not in kept:
                     self.out.remove(name)
+        return totals
 
     @property
     def _ledger(self) -> str:

@@ -56,13 +56,19 @@ def check_experiment(experiment: Experiment) -> None:
     ------
     SettingsError
         For an unknown task, architecture, hyperparameter or archive kind, an input that an
-        architecture cannot read, or a loss or a rule of decisions that does not fit the task.
+        architecture cannot read, a loss or a rule of decisions that does not fit the task, or scores
+        that are to be parted.
     """
     from rayecg.metrics.operating_point import check_operating_point
     from rayecg.signal.features import BEATWISE
     from rayecg.train.losses import check_loss
     from rayecg.train.trackers import check_trackers
 
+    if experiment.score.partition is not None:
+        raise SettingsError(
+            "score.partition: expected none in an experiment, whose scores are read as they are "
+            f"written, came {experiment.score.partition}"
+        )
     task = load_task(experiment.task, experiment.archive.kind)
     splits_of(task, experiment.split)
     look_up(ARCHIVES, experiment.archive.kind, "archive kind")

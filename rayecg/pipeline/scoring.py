@@ -16,6 +16,7 @@ from rayecg.core.errors import SettingsError
 from rayecg.core.experiment import ArchiveSettings, ScoreSettings
 from rayecg.core.hashing import read_hash_key
 from rayecg.core.session import RaySettings, ray_session
+from rayecg.core.storage import Folder
 from rayecg.core.units import Units, read_parquet
 
 
@@ -31,14 +32,14 @@ def open_source(
     Raises
     ------
     SettingsError
-        If it is neither or both.
+        If it is neither or both, or there is no such folder.
     """
     from rayecg.score.sources import ArchiveSource, ShardSource
 
     if (archive is None) == (shards is None):
         raise SettingsError("expected either an archive or shards to score")
     if shards is not None:
-        return ShardSource(Path(shards).resolve(), select, limit)
+        return ShardSource(Path(Folder(shards).root), select, limit)
     assert archive is not None
     return ArchiveSource(open_archive(ensure_archive(archive, None)), checks, select, limit)
 
@@ -91,21 +92,35 @@ def score(
     dict
         The manifest, with `n_input, n_ok, n_degraded, n_quarantined`, and the summary's text under
         `summary`.
+
+    Raises
+    ------
+    SettingsError
+        For a folder that is not there, an actor that a local Ray has no room for, or an output that
+        was made otherwise and is not to be replaced.
     """
     from rayecg.models.checkpoint import read_card
-    from rayecg.score.probe import chosen_execution
+    from rayecg.score.actors import check_local_room
+    from rayecg.score.probe import chosen_execution, still_stands
+    from rayecg.score.run import decides
     from rayecg.score.run import score as run
 
     settings = settings or ScoreSettings()
-    card = read_card(checkpoint, fingerprint)
+    folder = Path(Folder(checkpoint).root)
+    card = read_card(folder, fingerprint)
     key = None if hash_ids is None else read_hash_key(hash_ids)
     source = open_source(archive, shards, checks, select, limit)
     place = open_destination(out)
-    own = {"checkpoint": Path(checkpoint).resolve()}
     with place.hold(), ray_session(ray):
+        check_local_room(settings)
         if probe:
-            standing = None if replace else Units(place, "").plan()
-            settings = chosen_execution(own["checkpoint"], source, settings, standing)
+            standing = Units(place, "").plan()
+            # One that another start with --replace made: a killed job goes on with what it chose.
+            if replace and not still_stands(standing or {}, decides(card, source, settings, key)):
+                standing = None
+            settings = chosen_execution(folder, source, settings, standing)
+            check_local_room(settings)  # the choice of a larger machine may stand
+        own = {"checkpoint": folder}
         found = run(own, source, {"checkpoint": place}, settings, key, replace)["checkpoint"]
         return {**found, "summary": _summarise(place, found, card, source)}
 
@@ -125,8 +140,9 @@ def estimate(
     from rayecg.models.checkpoint import read_card
     from rayecg.score.estimate import estimate as run
 
-    read_card(checkpoint, fingerprint)
-    return run(Path(checkpoint), open_source(archive, shards, checks, select, limit), settings)
+    folder = Path(Folder(checkpoint).root)
+    read_card(folder, fingerprint)
+    return run(folder, open_source(archive, shards, checks, select, limit), settings)
 
 
 def _summarise(place: Destination, manifest: dict[str, Any], card: Any, source: Any) -> str:

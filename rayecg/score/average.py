@@ -18,8 +18,13 @@ from scipy.special import log_softmax
 from rayecg.core.errors import DataError
 from rayecg.core.files import read_table
 from rayecg.core.outputs import Kind, OperatingPoint, probabilities
-from rayecg.core.predictions import RECORD_COLUMNS, WINDOW_COLUMNS, label_fields, output_columns
-from rayecg.score.run import STATUSES
+from rayecg.core.predictions import (
+    RECORD_COLUMNS,
+    STATUSES,
+    WINDOW_COLUMNS,
+    label_fields,
+    output_columns,
+)
 
 #: What names a row.
 EXAMPLE, RECORD = ["record_id", "offset"], ["record_id"]

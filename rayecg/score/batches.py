@@ -18,16 +18,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from rayecg.core.experiment import ScoreSettings
 from rayecg.core.files import fingerprint, read_json, read_table, write_json
 from rayecg.core.outputs import Kind, probabilities
 from rayecg.core.predictions import stack_output
-from rayecg.core.shard_format import read_records, shard_files
+from rayecg.core.shard_format import (
+    shard_files,
+)
+from rayecg.core.shard_reader import read_records
 from rayecg.core.versions import code_fingerprint
 from rayecg.models.checkpoint import identity, read_card
 from rayecg.models.predictor import Predictor
+from rayecg.score.actors import open_predictor
 from rayecg.score.run import ROOMS
 from rayecg.score.sources import ShardSource
 from rayecg.signal.prepare import Prepared
@@ -176,10 +179,8 @@ def compare_scores(
     checkpoint: Path, sample: Sample, scores: Path, settings: ScoreSettings
 ) -> dict[str, Any]:
     """Score a sample under every circumstance, and compare with the score stage's files."""
-    torch.set_num_threads(settings.threads)
-    device = "cuda" if settings.num_gpus else "cpu"
     started = time.perf_counter()
-    predictor = Predictor(checkpoint, settings.batch_size, device)
+    predictor = open_predictor(checkpoint, settings)
     stood_WC = standing_logits(scores, sample, predictor.labels)
     known_W = ~np.isnan(stood_WC).all(axis=1)
     kind = predictor.operating_point.kind
@@ -195,7 +196,7 @@ def compare_scores(
     return {
         "checkpoint_sha256": predictor.card["weights_sha256"],
         "batch_size": settings.batch_size,
-        "device": device,
+        "device": settings.device,
         "n_windows": int(known_W.sum()),
         "n_records": len({r for r, known in zip(sample.record_W, known_W, strict=True) if known}),
         "circumstances": circumstances if known_W.any() else [],

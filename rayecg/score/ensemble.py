@@ -29,6 +29,7 @@ from rayecg.core.files import (
     write_table,
 )
 from rayecg.core.outputs import OperatingPoint, probabilities
+from rayecg.core.predictions import STATUSES
 from rayecg.core.progress import Progress
 from rayecg.core.settings import to_tree
 from rayecg.core.versions import code_fingerprint, versions
@@ -36,7 +37,6 @@ from rayecg.metrics.classification import evaluate
 from rayecg.metrics.operating_point import choose_operating_point, mean_weights, settings_of
 from rayecg.models.checkpoint import read_card, write_card
 from rayecg.score.average import EXAMPLE, RECORD, Labels, averaged, targets_of, worst_of
-from rayecg.score.run import STATUSES
 
 #: Rooms whose code decides what an ensemble says.
 ROOMS = ("core", "metrics", "score")

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from rayecg.core.errors import DataError
 from rayecg.core.experiment import ScoreSettings
-from rayecg.models.predictor import Predictor
+from rayecg.score.actors import check_room, n_actors, open_predictor
 from rayecg.score.sources import Source
 
 #: Records that are read and scored for it.
@@ -23,12 +22,15 @@ def estimate(checkpoint: Path, source: Source, settings: ScoreSettings) -> str:
 
     The sample is scored twice in this process, by as many threads as an actor has; the second time
     counts. The estimate is for the actors of this machine.
+
+    Raises
+    ------
+    SettingsError
+        If this machine has no room for an actor.
     """
-    torch.set_num_threads(settings.threads)
-    device = "cuda" if settings.num_gpus else "cpu"
-    predictor = Predictor(
-        checkpoint, settings.batch_size, device, settings.backend, settings.threads
-    )
+    cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    check_room(settings, cpus, gpus)
+    predictor = open_predictor(checkpoint, settings)
     sample = source.sample(N_SAMPLE)
     for _ in range(2):
         counts: Counter[str] = Counter()
@@ -38,10 +40,10 @@ def estimate(checkpoint: Path, source: Source, settings: ScoreSettings) -> str:
             if counts.total() >= N_SAMPLE:
                 break
         seconds = time.perf_counter() - started
-    if not counts:
-        raise DataError("--dry-run: none of the chosen records is among the first of the shards")
     rate = counts.total() / seconds
-    actors = settings.concurrency or max(int((os.cpu_count() or 1) / settings.num_cpus), 1)
+    most = n_actors(settings, cpus, gpus)
+    plan = source.plan(None, settings.records_per_unit, most, None)
+    actors = min(most, len(source.units(plan)))
     came = ", ".join(f"{n} {status}" for status, n in counts.most_common())
     return (
         f"{source.n_input:,} records, {source.n_bytes() / 1e6:,.0f} MB of files\n"

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from rayecg.core.errors import DataError
 from rayecg.core.experiment import ScoreSettings
-from rayecg.models.predictor import Predictor
+from rayecg.score.actors import open_predictor
 from rayecg.score.sources import Source
 
 BATCH_SIZES = (16, 32, 64, 128, 256)
@@ -21,6 +20,13 @@ BATCH_SIZES = (16, 32, 64, 128, 256)
 SECONDS = 0.5
 #: Another batch size than the one that everything else uses must gain so much.
 GAIN = 1.1
+#: What of a plan is probed.
+PROBED = ("batch_size", "threads")
+
+
+def still_stands(standing: Mapping[str, Any], decided: Mapping[str, Any]) -> bool:
+    """Say whether a plan that stands is as it would be decided now, but for what is probed."""
+    return all(standing.get(name) == value for name, value in decided.items() if name not in PROBED)
 
 
 def chosen_execution(
@@ -33,7 +39,7 @@ def chosen_execution(
     checkpoint
         The bundle.
     source
-        What is to be scored; its first records are.
+        What is to be scored; some of it is.
     settings
         What stands of them stays: back end and device.
     standing
@@ -45,14 +51,13 @@ def chosen_execution(
         )
     import ray
 
-    plan = source.plan(None, settings.records_per_unit, None)
-    first = source.payload(source.units(plan)[0], plan)
+    sample = source.sample(max(BATCH_SIZES))
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     rates: dict[tuple[int, int], float] = {}
     for n_actors, threads in [(1, 1)] if settings.num_gpus else ways(nodes):
         own = replace(settings, num_cpus=float(threads))
         task = ray.remote(num_cpus=threads, num_gpus=settings.num_gpus)(measure)
-        calls = [task.remote(checkpoint, source, first, own) for _ in range(n_actors)]
+        calls = [task.remote(checkpoint, source, sample, own) for _ in range(n_actors)]
         for found in ray.get(calls):  # side by side, as they will be
             for size, rate in found.items():
                 rates[threads, size] = rates.get((threads, size), 0.0) + rate
@@ -79,27 +84,23 @@ def best(rates: Mapping[tuple[int, int], float], usual: int) -> tuple[int, int]:
 
 
 def measure(
-    checkpoint: Path, source: Source, first: dict[str, Any], settings: ScoreSettings
+    checkpoint: Path, source: Source, sample: dict[str, Any], settings: ScoreSettings
 ) -> dict[int, float]:
     """Give windows/s for each batch size.
 
     Raises
     ------
     DataError
-        If no record of the unit can be read.
+        If no record of the sample can be read.
     """
-    torch.set_num_threads(settings.threads)
-    device = "cuda" if settings.num_gpus else "cpu"
-    predictor = Predictor(
-        checkpoint, settings.batch_size, device, settings.backend, settings.threads
-    )
+    predictor = open_predictor(checkpoint, settings)
     parts = []
-    for batch in source.batches(first):
+    for batch in source.batches(sample):
         parts.append(predictor.prepare_batch(batch).windows())
         if sum(len(x_WLT) for x_WLT, _ in parts) >= max(BATCH_SIZES):
             break
     if not any(len(x_WLT) for x_WLT, _ in parts):
-        raise DataError("--probe: none of the first records can be read; leave it away")
+        raise DataError("--probe: none of the records that were tried can be read; leave it away")
     x_WLT, side_WM = (np.concatenate(part) for part in zip(*parts, strict=True))
     sizes = sorted({*BATCH_SIZES, settings.batch_size})
     rates = {}

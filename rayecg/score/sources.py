@@ -9,21 +9,26 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rayecg.archives.base import Archive
 from rayecg.archives.wfdb_reader import Checks
-from rayecg.core.batch import BATCH, Batch, Item, batches, shard_batches
-from rayecg.core.errors import RecordError, SettingsError
+from rayecg.core.batch import Batch, Item, batches, bounded, shard_batches
+from rayecg.core.errors import DataError, RecordError, SettingsError
 from rayecg.core.files import MANIFEST, fingerprint, read_json, read_table
 from rayecg.core.hashing import hashed_ids
 from rayecg.core.record import Record
 from rayecg.core.selection import select_rows
-from rayecg.core.shard_format import INDEX_NAMES, RECORDS, read_records, shard_files
-from rayecg.score.plan import Plan, make_plan, record_facts
+from rayecg.core.shard_format import (
+    INDEX_NAMES,
+    RECORDS,
+    shard_files,
+)
+from rayecg.score.plan import Plan, make_plan, record_facts, unit_size
 from rayecg.signal.assessment import assess
 
-#: Samples of a batch at which it ends before it is full: they bound a worker's memory.
-BATCH_BYTES = 2**25
+#: The unit of shards that were not written: records that could not be read.
+QUARANTINE = "quarantine"
 
 
 class ShardSource:
@@ -35,30 +40,51 @@ class ShardSource:
         Where it lies.
     select, limit
         As for `ArchiveSource`.
+
+    Raises
+    ------
+    DataError
+        If it is no such output.
     """
 
     def __init__(self, folder: Path, select: str | None = None, limit: int | None = None) -> None:
         self.folder = folder
         manifest = read_json(folder / MANIFEST)
+        if manifest.get("stage") != "shards":
+            raise DataError(
+                f"{folder}: expected the output of jobs/make_shards.py, its manifest is of "
+                f"{manifest.get('stage', 'something else')!r}"
+            )
         self.key: str = manifest["key"]
         self.n_input: int = manifest["n_input"]
         self.synthetic: bool = manifest["synthetic"]
-        self._wanted: set[str] | None = None
+        self._units = {file.stem: None for file in shard_files(folder)} | {QUARANTINE: None}
         if select is not None or limit is not None:
-            chosen = chosen_rows(self.index(), select, limit)
-            self._wanted = set(chosen["record_id"].to_pylist())
-            self.n_input = len(self._wanted)
-            self.key = fingerprint([self.key, sorted(self._wanted)])
+            chosen = chosen_rows(self.index(), select, limit)["record_id"]
+            self._units = {
+                unit: own for unit in self._units if len(own := self._chosen_of(unit, chosen))
+            }
+            self.n_input = len(chosen)
+            self.key = fingerprint([self.key, select, limit])
 
     def index(self) -> pa.Table:
         """List the records, those in quarantine last."""
-        parts = [self.folder / RECORDS, self.folder / "quarantine.parquet"]
+        parts = [self.folder / RECORDS, self._file(QUARANTINE)]
         return pa.concat_tables(read_table(part, columns=INDEX_NAMES) for part in parts)
+
+    def _file(self, unit: str) -> Path:
+        return self.folder / ("" if unit == QUARANTINE else "records") / f"{unit}.parquet"
+
+    def _chosen_of(self, unit: str, chosen: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Give the records of a unit that were chosen."""
+        own = pc.unique(read_table(self._file(unit), columns=["record_id"])["record_id"])
+        return own.filter(pc.is_in(own, value_set=chosen))
 
     def plan(
         self,
         earlier: pa.Table | None,
         size: int | None,
+        n_actors: int,
         hash_key: bytes | None,
         replace: bool = False,
     ) -> None:
@@ -67,46 +93,45 @@ class ShardSource:
 
     def units(self, plan: Plan | None = None) -> list[str]:
         """List the work units: one for each shard, and one for the quarantine."""
-        return [*(file.stem for file in shard_files(self.folder)), "quarantine"]
+        return list(self._units)
 
     def payload(self, unit: str, plan: Plan | None = None) -> dict[str, Any]:
-        """Give what a worker needs to read a unit."""
-        return {"unit": unit, "wanted": self._wanted}
+        """Give what a worker needs to read a unit: those of its records that were chosen, or None."""
+        return {"unit": unit, "wanted": self._units[unit]}
 
     def sample(self, n_records: int) -> dict[str, Any]:
-        """Give what a worker needs to read records of a shard that holds some of those chosen."""
-        for unit in self.units():
-            file = self.folder / "records" / f"{unit}.parquet"
-            if self._wanted is None or unit == "quarantine":
-                break
-            if not self._wanted.isdisjoint(
-                read_table(file, columns=["record_id"])["record_id"].to_pylist()
-            ):
-                break
-        return self.payload(unit)
+        """Give what a worker needs to read records of the first unit."""
+        return self.payload(next(iter(self._units)))
 
     def n_bytes(self) -> int:
-        """Give the size of the files."""
-        return sum(file.stat().st_size for file in shard_files(self.folder))
+        """Give the size of the files that are read."""
+        return sum(self._file(unit).stat().st_size for unit in self._units)
 
     def batches(self, payload: dict[str, Any]) -> Iterator[Batch]:
         """Yield the records of a unit, some at a time."""
-        unit, wanted = payload["unit"], payload["wanted"]
-        if unit == "quarantine":
-            items = (
-                (row, RecordError(row["error_code"], row["error"]))
-                for row in read_table(self.folder / "quarantine.parquet").to_pylist()
-                if wanted is None or row["record_id"] in wanted
-            )
-            yield from batches(items)
-        elif wanted is None:
-            yield from shard_batches(self.folder / "records" / f"{unit}.parquet")
-        else:
-            yield from batches(read_records(self.folder / "records" / f"{unit}.parquet", wanted))
+        file, wanted = self._file(payload["unit"]), payload["wanted"]
+        if payload["unit"] != QUARANTINE:
+            yield from shard_batches(file, wanted=wanted)
+            return
+        table = read_table(file)
+        if wanted is not None:
+            table = table.filter(pc.is_in(table["record_id"], value_set=wanted))
+        rows = table.to_pylist()
+        yield from batches((row, RecordError(row["error_code"], row["error"])) for row in rows)
+
+    def singles(self, payload: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Yield each record's index row, and what a worker needs to read it alone."""
+        seen = set()
+        for row in read_table(self._file(payload["unit"]), columns=INDEX_NAMES).to_pylist():
+            record_id = row["record_id"]
+            wanted = payload["wanted"] is None or pa.scalar(record_id) in payload["wanted"]
+            if wanted and record_id not in seen:
+                seen.add(record_id)
+                yield row, {**payload, "wanted": pa.array([record_id])}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Units say which records are wanted, so workers need not hold them besides.
-        return vars(self) | {"_wanted": None}
+        # Units carry which of their records are wanted, so workers need no list of them.
+        return vars(self) | {"_units": {}}
 
 
 class ArchiveSource:
@@ -147,13 +172,20 @@ class ArchiveSource:
         self,
         earlier: pa.Table | None,
         size: int | None,
+        n_actors: int,
         hash_key: bytes | None,
         replace: bool = False,
     ) -> Plan:
         """Plan the units, keeping those of an earlier plan; see `rayecg.score.plan.make_plan`."""
-        record_ids = hashed_ids(self._index["record_id"].to_pylist(), hash_key)
-        facts = record_facts(self._index, self.archive.file_facts(self._index), hash_key)
-        return make_plan(record_ids, facts, size, earlier, replace)
+        record_ids = self._index["record_id"].combine_chunks()
+        if hash_key is not None:
+            record_ids = pa.array(hashed_ids(record_ids.to_pylist(), hash_key, "record"))
+        files = self.archive.file_facts(self._index)
+        n_bytes = int(files[:, ::2].clip(min=0).sum())
+        size = size or unit_size(len(record_ids), n_actors, n_bytes)
+        return make_plan(
+            record_ids, record_facts(self._index, files, hash_key), size, earlier, replace
+        )
 
     def units(self, plan: Plan | None) -> list[str]:
         """List the work units of a plan."""
@@ -178,16 +210,15 @@ class ArchiveSource:
     def batches(self, payload: dict[str, Any]) -> Iterator[Batch]:
         """Yield the records of a unit, some at a time."""
         rows = payload["rows"].to_pylist()
-        items: list[Item] = []
-        n_bytes = 0
-        for row, found in zip(rows, self.archive.read_each(rows, self.checks), strict=True):
-            items.append((row, found))
-            n_bytes += found.digital_LT.nbytes if isinstance(found, Record) else 0
-            if len(items) == BATCH or n_bytes >= BATCH_BYTES:
-                yield Batch.of(_flagged(items))
-                n_bytes, items = 0, []
-        if items:
+        found = self.archive.read_each(rows, self.checks)
+        for items in bounded(zip(rows, found, strict=True)):
             yield Batch.of(_flagged(items))
+
+    def singles(self, payload: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Yield each record's index row, and what a worker needs to read it alone."""
+        for i in range(payload["rows"].num_rows):
+            own = payload["rows"].slice(i, 1)
+            yield own.to_pylist()[0], {**payload, "rows": own}
 
     def __getstate__(self) -> dict[str, Any]:
         # Units carry their rows, so workers need no index.

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayecg.core.batch import Batch
-from rayecg.core.hashing import hashed, hashed_ids
+from rayecg.core.hashing import Kind, hashed, hashed_ids
 from rayecg.core.predictions import RECORD_COLUMNS, WINDOW_COLUMNS, label_fields, output_columns
 from rayecg.core.shard_format import DUPLICATE
 from rayecg.models.predictor import Answer, Prediction
@@ -55,9 +55,9 @@ def record_table(batch: Batch, prediction: Prediction, stamps: Stamps) -> pa.Tab
     leads = pa.array([list(group.leads) for group in batch.groups], _TEXTS)
     rates = pa.array([float(group.fs) for group in batch.groups], pa.float64())
     columns = {
-        "record_id": _ids(batch.index["record_id"], key),
+        "record_id": _ids(batch.index["record_id"], key, "record"),
         "path": batch.index["path"] if key is None else pa.nulls(n, pa.string()),
-        "patient_id": _ids(batch.index["patient_id"], key),
+        "patient_id": _ids(batch.index["patient_id"], key, "patient"),
         "status": prediction.status,
         "error_code": codes,
         "error": texts if key is None else pa.nulls(n, pa.string()),
@@ -85,7 +85,7 @@ def window_table(batch: Batch, prediction: Prediction, stamps: Stamps, unit: str
             return _schema("windows", prediction.labels).empty_table()
     ids = batch.index["record_id"].take(pa.array(owner_W[kept_W]))
     columns = {
-        "record_id": _ids(ids, stamps.hash_key),
+        "record_id": _ids(ids, stamps.hash_key, "record"),
         "offset": prediction.window_offset[kept_W],
     }
     own = Answer(
@@ -117,10 +117,10 @@ def _table(kind: str, columns: dict[str, Any], labels: tuple[str, ...], answer: 
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _ids(column: pa.ChunkedArray, key: bytes | None) -> pa.ChunkedArray | pa.Array:
+def _ids(column: pa.ChunkedArray, key: bytes | None, kind: Kind) -> pa.ChunkedArray | pa.Array:
     if key is None:
         return column
-    return pa.array(hashed_ids(column.to_pylist(), key), pa.string())
+    return pa.array(hashed_ids(column.to_pylist(), key, kind), pa.string())
 
 
 def _hashed_flags(flags_B: Sequence[Sequence[str] | None], key: bytes) -> list[list[str] | None]:
@@ -128,6 +128,6 @@ def _hashed_flags(flags_B: Sequence[Sequence[str] | None], key: bytes) -> list[l
 
     def own(flag: str) -> str:
         name = flag.removeprefix(DUPLICATE)
-        return flag if name == flag else f"{DUPLICATE}{hashed(name, key)}"
+        return flag if name == flag else f"{DUPLICATE}{hashed(name, key, 'record')}"
 
     return [None if flags is None else [own(flag) for flag in flags] for flags in flags_B]

@@ -44,6 +44,8 @@ from rayecg.shards.unit import UnitWriter
 
 #: Rooms whose code decides what a shard holds.
 ROOMS = ("archives", "core", "shards", "signal")
+#: Of the units' files.
+FOLDERS = ("records", "quarantine")
 #: Records of a unit, where the settings leave it open: enough units for every worker, and few
 #: enough that their own cost (a task, a file) does not count.
 UNITS, SMALLEST, LARGEST = 24, 256, 8192
@@ -119,7 +121,7 @@ def _run_units(
     import ray
 
     progress = Progress("shards", n_records, "records")
-    finished = units.finished()
+    finished = units.finished(FOLDERS)
     waiting = {unit: rows for unit, rows in work.items() if unit not in finished}
     done = n_records - sum(rows.num_rows for rows in waiting.values())
     quarantined = 0
@@ -183,10 +185,9 @@ def _finish(out: Path, plan: dict[str, Any], units: Units, names: list[str]) -> 
     manifest = {
         "key": units.key,
         **plan,
-        **units.totals(names, plan["n_input"]),
+        **units.totals(FOLDERS, names, plan["n_input"]),
         "versions": versions(),
     }
-    units.remove_strays(("records", "quarantine"))
     parts = sorted((out / "quarantine").glob("*.parquet"))
     quarantine = read_table(out / "quarantine") if parts else QUARANTINE_SCHEMA.empty_table()
     write_table(out / "quarantine.parquet", quarantine)

@@ -6,7 +6,6 @@ Legend: N record, L lead, T time.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from rayecg.archives.base import Archive
 from rayecg.core.errors import record_error
 from rayecg.core.experiment import ShardSettings
-from rayecg.core.files import replacing, write_table
+from rayecg.core.files import replacing
 from rayecg.core.record import Assessment, Record
 from rayecg.core.shard_format import (
     MAX_ROW_BYTES,
@@ -71,22 +70,22 @@ class UnitWriter:
         unit = item["unit"]
         index = pa.ipc.open_stream(item["rows"]).read_all()
         refused: list[tuple[int, Exception]] = []
-        self.units.begin(("records", "quarantine"), unit)
         with ExitStack() as stack:
             shards = _Shards(self.units, unit, self.settings, index, stack)
             for chunk in self._chunks(index, refused):
                 shards.add(chunk)
             shards.close()
+        files = list(shards.names)
         if refused:
             table = _quarantine(index, refused)
-            write_table(self.units.file("quarantine", unit), table)
+            files += self.units.write("quarantine", unit, table)
         entry = {
             "n_input": index.num_rows,
             "n_ok": index.num_rows - len(refused),
             "n_degraded": 0,
             "n_quarantined": len(refused),
         }
-        self.units.finish(unit, entry)
+        self.units.finish(unit, entry, files)
         return entry
 
     def _chunks(
@@ -137,7 +136,8 @@ class _Shards:
     ) -> None:
         self.units, self.unit, self.settings = units, unit, settings
         self.index, self.stack = index, stack
-        self._parts = itertools.count()
+        #: Of the files, as the ledger has them.
+        self.names: list[str] = []
         self._open: dict[Layout, _Shard] = {}
 
     def add(self, chunk: list[Found]) -> None:
@@ -157,7 +157,9 @@ class _Shards:
             if shard is None:
                 while len(self._open) >= MAX_OPEN:
                     self._open.pop(next(iter(self._open))).close()
-                file = self.units.file("records", f"{self.unit}-{next(self._parts):04d}")
+                part = f"{self.unit}-{len(self.names):04d}"
+                self.names.append(self.units.name("records", part))
+                file = self.units.file("records", part)
                 shard = _Shard(file, layout, self.settings, self.index, self.stack)
                 self._open[layout] = shard
             shard.add(members)
@@ -189,7 +191,7 @@ class _Shard:
         stack: ExitStack,
     ) -> None:
         self.layout, self.index, self.n_bytes = layout, index, 0
-        self._width = len(layout.leads) * layout.n_times * np.dtype(layout.dtype).itemsize
+        self._width = layout.n_bytes
         self._group = max(ROW_GROUP_BYTES // self._width, 1)
         self._rows: list[tuple[Found, int]] = []
         # Left by an error, the unfinished file is removed; closed, it is renamed.
