@@ -20,9 +20,9 @@ from rayecg.core.shard_format import INDEX_FIELDS, Layout, index_table
 from rayecg.core.shard_reader import ShardReader, read_records
 
 #: Records of a batch: so many that what is done once for each batch does not count.
-BATCH = 256
+BATCH = 1024
 #: Samples of a batch at which it ends before it is full: they bound a worker's memory.
-BATCH_BYTES = 2**25
+BATCH_BYTES = 2**24
 #: Labels are no business of scoring.
 BATCH_NAMES = [own.name for own in INDEX_FIELDS if own.name not in ("codes", "likelihoods")]
 _SHARD_COLUMNS = (*BATCH_NAMES, "flags", "gain", "baseline", "beat_times", "n_times")

@@ -131,7 +131,8 @@ def to_millivolts(
         physical_LT[...] = digital_LT
         if baseline_L.any():
             physical_LT -= baseline_L.astype(np.float32)[:, None]
-        physical_LT /= gain32_L[:, None]
+        same = bool((gain32_L == gain32_L[:1]).all())
+        physical_LT /= gain32_L[0] if same and len(gain32_L) else gain32_L[:, None]
     else:
         physical_LT[...] = (digital_LT - baseline_L[:, None]) / gain_L[:, None]
     invalid = invalid_value(digital_LT.dtype)

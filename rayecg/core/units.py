@@ -31,9 +31,14 @@ _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 def as_parquet(table: pa.Table, **options: Any) -> pa.Buffer:
-    """Give a Parquet file's bytes."""
+    """Give a Parquet file's bytes; texts alone have a dictionary, which numbers do not repay."""
+    texts = [
+        f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
+        for field in table.schema
+        if pa.types.is_list(field.type) or pa.types.is_string(field.type)
+    ]
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **options)
+    pq.write_table(table, sink, use_dictionary=texts, **options)
     return sink.getvalue()
 
 

@@ -27,6 +27,8 @@ from rayecg.core.shard_format import (
 from rayecg.score.plan import Plan, make_plan, record_facts, unit_size
 from rayecg.signal.assessment import assess
 
+#: Records whose quality is measured at a time.
+AT_ONCE = 256
 #: The unit of shards that were not written: records that could not be read.
 QUARANTINE = "quarantine"
 
@@ -211,8 +213,8 @@ class ArchiveSource:
         """Yield the records of a unit, some at a time."""
         rows = payload["rows"].to_pylist()
         found = self.archive.read_each(rows, self.checks)
-        for items in bounded(zip(rows, found, strict=True)):
-            yield Batch.of(_flagged(items))
+        pieces = bounded(zip(rows, found, strict=True), AT_ONCE)
+        yield from batches(item for piece in pieces for item in _flagged(piece))
 
     def singles(self, payload: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Yield each record's index row, and what a worker needs to read it alone."""
