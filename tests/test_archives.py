@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import struct
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wfdb
+from shard_folders import write_wfdb
 
 from rayecg.archives.base import Archive
 from rayecg.archives.catalogue import ARCHIVES, open_archive
@@ -363,3 +365,25 @@ def test_segments_named_after_their_record_belong_to_it(tmp_path):
     assert archive.index()["record_id"].to_pylist() == ["a/r1", "a/r12", "a/s0"]
     [first, *_] = archive.read_each(archive.index().to_pylist())
     assert first.digital.shape == (1, 60)
+
+
+def test_a_file_that_changes_in_a_sub_folder_changes_its_record_s_facts(tmp_path):
+    for name in ("a", "b_1", "b_1_0001", "x/a", "x/y/c"):
+        write_wfdb(tmp_path / Path(name).parent, Path(name).name, ["I", "V1"], 100, "16")
+    (tmp_path / "b_1_0001.hea").unlink()  # a segment, which is no record of its own
+    opened = open_archive(ArchiveSettings("wfdb", str(tmp_path)))
+    index = opened.index()
+    assert index["record_id"].to_pylist() == ["a", "b_1", "x/a", "x/y/c"]
+    before, of_all = opened.file_facts(index), opened.deciding_facts(index)
+    assert (before[:, 0] > 0).all()
+    for file, expected in (
+        ("x/y/c.dat", [False, False, False, True]),
+        ("b_1_0001.dat", [False, True, False, False]),
+    ):
+        stat = (tmp_path / file).stat()
+        os.utime(tmp_path / file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+        after = opened.file_facts(index)
+        assert (after != before).any(axis=1).tolist() == expected
+        np.testing.assert_array_equal(opened.file_facts(index.slice(2, 1)), after[2:3])
+        assert (opened.deciding_facts(index) != of_all).any()
+        before = after

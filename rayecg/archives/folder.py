@@ -40,30 +40,29 @@ class WfdbFolder(Archive):
 
     def deciding_facts(self, index: pa.Table) -> np.ndarray:
         """Give size and time of every file: a header may name any of them."""
-        return np.concatenate([facts for _, facts in self._files()])
+        return np.concatenate([self.folder.facts(names) for names in self._files()])
 
     def file_facts(self, index: pa.Table) -> np.ndarray:
         """Give size and time of each record's files, added up: of those that are called after it.
 
         `NAME.x`, and the segments `NAME_0001.x` that are no records of their own.
         """
-        # Columns, not a dictionary: of a million records that would take a fifth of a gigabyte.
-        stems, facts = zip(*self._files(), strict=True)
-        stem_F, facts_F = pa.chunked_array(stems), np.concatenate(facts)
-        place_F = pc.index_in(stem_F, index["path"])
-        above_F = pc.replace_substring_regex(stem_F, "_[^_/]*$", "")
-        place_F = pc.fill_null(pc.coalesce(place_F, pc.index_in(above_F, index["path"])), -1)
-        found_F = place_F.to_numpy()
         facts_R = np.zeros((index.num_rows, 2), np.int64)
-        np.add.at(facts_R, found_F[found_F >= 0], facts_F[found_F >= 0])
+        for names in self._files():
+            # Columns, not a dictionary: of a million records that would take a fifth of a gigabyte.
+            stem_F = pa.array([name.rpartition(".")[0] for name in names], pa.string())
+            above_F = pc.replace_substring_regex(stem_F, "_[^_/]*$", "")
+            places = (pc.index_in(own_F, index["path"]) for own_F in (stem_F, above_F))
+            place_F = pc.fill_null(pc.coalesce(*places), -1).to_numpy()
+            own_F = np.flatnonzero(place_F >= 0)
+            np.add.at(facts_R, place_F[own_F], self.folder.facts([names[i] for i in own_F]))
         return facts_R
 
-    def _files(self) -> Iterator[tuple[pa.Array, np.ndarray]]:
-        """Yield the names of all files without their ends, and their facts, some at a time."""
+    def _files(self) -> Iterator[list[str]]:
+        """Yield the names of all files, some at a time."""
         left = self.folder.walk()
         while names := list(itertools.islice(left, PIECE)):
-            stems = [name.rpartition(".")[0] for name in names]
-            yield pa.array(stems, pa.string()), self.folder.facts(names)
+            yield names
 
     def _segments(self, names: list[str]) -> set[str]:
         """Find what belongs to a record of several segments.
