@@ -188,3 +188,16 @@ def test_the_ledger_names_every_file(undisturbed):
     assert {name for entry in entries.values() for name in entry["files"]} == set(
         contents(undisturbed)
     )
+
+
+@pytest.mark.usefixtures("ray")
+def test_what_a_removal_that_was_cut_off_left_is_not_counted(
+    checkpoint, archive, undisturbed, tmp_path
+):
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    # As a kill leaves it in the midst of replacing these scores by others.
+    (out / "manifest.json").unlink()
+    (out / "plan.json").write_text('{"key": ""}')
+    assert score(checkpoint, archive, out)["n_scored"] == N
+    assert contents(out) == contents(undisturbed)

@@ -118,7 +118,7 @@ class Units:
         self.out = out if isinstance(out, Destination) else open_destination(out)
         self.key = key
 
-    def open(self, outputs: Iterable[str], plan: Mapping[str, Any] | None = None) -> None:
+    def open(self, outputs: Iterable[str], plan: Mapping[str, Any] | None = None) -> bool:
         """Keep what this plan finished here; remove what another plan left.
 
         Parameters
@@ -128,6 +128,11 @@ class Units:
         plan
             What `plan.json` says beside the key.
 
+        Returns
+        -------
+        bool
+            Whether it is this plan's, so that what it finished stands.
+
         Raises
         ------
         DataError
@@ -135,7 +140,7 @@ class Units:
         """
         standing = self.plan()
         if standing is not None and standing["key"] == self.key:
-            return
+            return True
         known = {*outputs, *_OWN}
         names = self.out.names()
         earlier = standing is not None or self.manifest() is not None
@@ -156,6 +161,7 @@ class Units:
                     # A worker of a killed job may be writing here; its files bear another key.
                     self.out.remove(name)
         self._write_json(PLAN, {"key": self.key, **(plan or {})})
+        return False
 
     def plan(self) -> dict[str, Any] | None:
         """Give what `plan.json` says, None if there is none."""

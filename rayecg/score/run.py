@@ -106,7 +106,8 @@ def score(
     progress = Progress("score", source.n_input * len(checkpoints), "rows")
     done = source.n_input * len(manifests)
     for name, own in waiting.items():
-        own.open((*FOLDERS, PLAN_ROWS, *SUMMARY), plans[name])
+        if not own.open((*FOLDERS, PLAN_ROWS, *SUMMARY), plans[name]):
+            entries[name] = {}
         own.out.remove(MANIFEST)  # records have come: what it said is no longer all
         if plan is not None:
             own.out.write(PLAN_ROWS, as_parquet(plan.table, compression="zstd"))
