@@ -155,6 +155,8 @@ def decides(
         # Tells keys apart, and nothing else of them.
         "hash_key": None if hash_key is None else hashed("", hash_key, "key")[:16],
         "code": code_fingerprint(*ROOMS),
+        # Another version may add in another order.
+        "runtime": versions()["onnxruntime" if settings.backend.startswith("onnx") else "torch"],
     }
 
 
