@@ -184,9 +184,12 @@ class Folder:
             try:
                 with os.scandir(self._prefix + name) as entries:
                     for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
+                        # A folder that is called as a file is listed as one, and refused when it is read.
+                        if suffix and entry.name.endswith(suffix):
+                            found.append(name + entry.name)
+                        elif entry.is_dir(follow_symlinks=False):
                             found.append(f"{name}{entry.name}/")
-                        elif entry.name.endswith(suffix):
+                        elif not suffix:
                             found.append(name + entry.name)
             except OSError as error:
                 raise DataError(f"{self._prefix}{name}: {error.strerror}") from None
