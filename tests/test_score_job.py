@@ -379,7 +379,7 @@ def test_relative_paths_are_those_of_the_user_s_folder(checkpoint, archive, tmp_
 @pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_the_same_command_continues(tmp_path):
     slow = write_checkpoint(tmp_path / "slow", n_filters=192)
-    made = SyntheticSettings(n_records=320, fs=100, duration_s=3.0, seed=5, n_defective=3)
+    made = SyntheticSettings(n_records=960, fs=100, duration_s=3.0, seed=5, n_defective=3)
     folder = write_archive(tmp_path / "records", made)
     options = ["--checkpoint", slow, "--archive", "ptbxl", "--path", folder, "--rate", "100"]
     whole, out = tmp_path / "whole", tmp_path / "out"
@@ -400,5 +400,5 @@ def test_ctrl_c_ends_with_130_and_the_same_command_continues(tmp_path):
     assert not (out / "manifest.json").exists()
     again = subprocess.run(own, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert check_whole(out, 320)["n_scored"] < 320
+    assert check_whole(out, 960)["n_scored"] < 960
     assert contents(out) == contents(whole)
