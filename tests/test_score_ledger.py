@@ -28,6 +28,7 @@ from scored_archive import (
 )
 
 from rayecg import pipeline
+from rayecg.core.batch import Batch
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import ArchiveSettings, ScoreSettings, ShardSettings
 from rayecg.core.files import read_json
@@ -180,6 +181,25 @@ def test_chosen_records_of_shards_are_those_of_the_archive(checkpoint, archive, 
     pd.testing.assert_frame_equal(
         one[columns].reset_index(drop=True), other[columns].reset_index(drop=True)
     )
+
+
+@pytest.mark.usefixtures("ray")
+@pytest.mark.parametrize("select", [None, "record_id > '00020'"])
+def test_records_of_shards_one_by_one_are_those_of_the_unit(archive, tmp_path, select):
+    shards = tmp_path / "shards"
+    own = ArchiveSettings("wfdb", str(archive))
+    pipeline.make_shards(own, ShardSettings(window_s=1.0), shards)
+    source = ShardSource(shards, select)
+    for unit in source.units():
+        whole = [name for b in source.batches(source.payload(unit)) for name in ids(b)]
+        alone = list(source.singles(source.payload(unit)))
+        assert [row["record_id"] for row, _ in alone] == whole
+        assert [name for _, one in alone for b in source.batches(one) for name in ids(b)] == whole
+
+
+def ids(batch: Batch) -> list[str]:
+    found: list[str] = batch.index["record_id"].to_pylist()
+    return found
 
 
 def test_the_ledger_names_every_file(undisturbed):

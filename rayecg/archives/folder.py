@@ -49,7 +49,7 @@ class WfdbFolder(Archive):
         """
         facts_R = np.zeros((index.num_rows, 2), np.int64)
         for names in self._files():
-            # Columns, not a dictionary: of a million records that would take a fifth of a gigabyte.
+            # Columns, which take a fraction of what a dictionary of all paths would.
             stem_F = pa.array([name.rpartition(".")[0] for name in names], pa.string())
             above_F = pc.replace_substring_regex(stem_F, "_[^_/]*$", "")
             places = (pc.index_in(own_F, index["path"]) for own_F in (stem_F, above_F))

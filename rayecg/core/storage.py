@@ -184,13 +184,12 @@ class Folder:
             try:
                 with os.scandir(self._prefix + name) as entries:
                     for entry in entries:
+                        folder = entry.is_dir(follow_symlinks=False)
                         # A folder that is called as a file is listed as one, and refused when it is read.
-                        if suffix and entry.name.endswith(suffix):
+                        if entry.name.endswith(suffix) and (suffix or not folder):
                             found.append(name + entry.name)
-                        elif entry.is_dir(follow_symlinks=False):
+                        elif folder:
                             found.append(f"{name}{entry.name}/")
-                        elif not suffix:
-                            found.append(name + entry.name)
             except OSError as error:
                 raise DataError(f"{self._prefix}{name}: {error.strerror}") from None
             waiting += sorted(found, reverse=True)

@@ -123,13 +123,11 @@ class ShardSource:
 
     def singles(self, payload: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Yield each record's index row, and what a worker needs to read it alone."""
-        seen = set()
-        for row in read_table(self._file(payload["unit"]), columns=INDEX_NAMES).to_pylist():
-            record_id = row["record_id"]
-            wanted = payload["wanted"] is None or pa.scalar(record_id) in payload["wanted"]
-            if wanted and record_id not in seen:
-                seen.add(record_id)
-                yield row, {**payload, "wanted": pa.array([record_id])}
+        rows = read_table(self._file(payload["unit"]), columns=INDEX_NAMES).to_pylist()
+        row_of = {row["record_id"]: row for row in rows}  # one of those of a record in windows
+        wanted = row_of if payload["wanted"] is None else payload["wanted"].to_pylist()
+        for record_id in wanted:
+            yield row_of[record_id], {**payload, "wanted": pa.array([record_id])}
 
     def __getstate__(self) -> dict[str, Any]:
         # Units carry which of their records are wanted, so workers need no list of them.
