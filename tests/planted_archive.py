@@ -332,8 +332,8 @@ def _plant_variants(writer: _Writer) -> None:
     two_LT = waveform_uv("two_leads")[[1, 6]]
     writer.plant("two_leads", "ok", digital=two_LT, leads=["MLII", "V1"])
     # Of two records that are the same the later one says so.
-    writer.write("zz_copy", waveform_uv("c"))
-    writer.note("zz_copy", "copy", "flag duplicate:sound/c", by="shards")
+    writer.write("sound/zz_copy", waveform_uv("c"))
+    writer.note("sound/zz_copy", "copy", "flag duplicate:sound/c", by="shards")
 
 
 #: The leads that the limb leads' other four follow from.

@@ -116,8 +116,8 @@ def test_no_two_records_are_the_same_but_where_that_is_the_defect(planted, found
         if isinstance(result, Record):
             same.setdefault(result.sha256, []).append(record_id)
     pairs = [ids for ids in same.values() if len(ids) > 1]
-    assert pairs == [["sound/c", "zz_copy"]]
-    assert planted.records["zz_copy"].expect == ("flag", "duplicate:sound/c")
+    assert pairs == [["sound/c", "sound/zz_copy"]]
+    assert planted.records["sound/zz_copy"].expect == ("flag", "duplicate:sound/c")
 
 
 def test_nothing_is_read_from_outside(planted, found):

@@ -160,6 +160,8 @@ def test_names_that_reach_nothing(store, archives, name, code):
     assert caught.value.code == code
     with pytest.raises(RecordError), folder.local([name]):
         pass
+    size = (archives["wfdb"] / "a" / "r1.hea").stat().st_size
+    assert folder.facts([name, f"{name}/b", "a/r1.hea"])[:, 0].tolist() == [-1, -1, size]
 
 
 @pytest.mark.parametrize(

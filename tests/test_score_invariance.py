@@ -200,7 +200,7 @@ def test_units_of_any_records_in_any_order_give_the_same_bits(
         worker = UnitScorer(source, own, {"own": units}, plans, ScoreSettings())
         worker.open()
         for k, part in enumerate(parts):
-            worker({"unit": f"{k:06d}", "rows": source.index().take(part)})
+            worker({"unit": f"{k:06d}", "rows": source.records.take(np.array(part))})
         assert_same_bits(by_record(rows(Path(folder))), reference)
 
 

@@ -6,19 +6,20 @@ import hashlib
 import hmac
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from rayecg.core.errors import SettingsError
 from rayecg.core.hashing import hashed_ids, read_hash_key
+from rayecg.core.index_file import IndexFile
 from rayecg.core.selection import select_rows
-from rayecg.core.shard_format import index_table
+from rayecg.core.shard_format import INDEX_NAMES, index_table
 
 
 @pytest.fixture
-def index() -> pa.Table:
-    return index_table(
-        [
+def index() -> IndexFile:
+    return IndexFile(
+        index_table([row])
+        for row in [
             {"record_id": "a", "path": "a", "age": 70.0, "sex": "F", "codes": ["NORM"]},
             {"record_id": "b", "path": "b", "age": 30.0, "sex": "F", "codes": ["AFIB"]},
             {"record_id": "c", "path": "c", "age": None, "sex": "M", "codes": None},
@@ -36,10 +37,10 @@ def index() -> pa.Table:
         ("record_id IN ('d', 'a') -- both", "ad"),
     ],
 )
-def test_a_condition_keeps_the_order(index: pa.Table, condition: str, expected: str) -> None:
-    found = select_rows(index, condition)
+def test_a_condition_keeps_the_order(index: IndexFile, condition: str, expected: str) -> None:
+    found = index.take(select_rows(index, condition))
     assert found["record_id"].to_pylist() == list(expected)
-    assert found.schema == index.schema
+    assert found.column_names == INDEX_NAMES
 
 
 @pytest.mark.parametrize(
@@ -59,19 +60,19 @@ def test_a_condition_keeps_the_order(index: pa.Table, condition: str, expected: 
         (" \n", "^--select: expected a condition, came none$"),
     ],
 )
-def test_what_is_no_condition_is_one_line(index: pa.Table, condition: str, said: str) -> None:
+def test_what_is_no_condition_is_one_line(index: IndexFile, condition: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said) as error:
         select_rows(index, condition)
     assert "\n" not in str(error.value)
 
 
-def test_a_condition_reaches_nothing_but_the_index(index: pa.Table, tmp_path: Path) -> None:
+def test_a_condition_reaches_nothing_but_the_index(index: IndexFile, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a\n1\n")
     for place in (f"read_csv('{tmp_path}/x.csv')", f"'{tmp_path}/x.csv'", f"glob('{tmp_path}/*')"):
         with pytest.raises(SettingsError):
             select_rows(index, f"exists(SELECT * FROM {place})")
     # By itself it is a condition like any other.
-    assert select_rows(index, "exists(SELECT 1)").num_rows == 4
+    assert select_rows(index, "exists(SELECT 1)").tolist() == [0, 1, 2, 3]
 
 
 def test_hashed_ids_are_an_hmac_and_need_a_key_worth_the_name(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_folder_that_is_gone_stops_the_job_and_may_come_back(folder):
         lambda: archive.folder.size("a/r1.hea"),
         lambda: list(archive.folder.walk(".hea")),
         lambda: archive.folder.has("*"),
-        lambda: archive.file_facts(index),
+        lambda: archive.deciding_facts(index),
         lambda: archive.folder.local(["a/r1.hea"]).__enter__(),
     )
     for use in uses:

@@ -18,6 +18,7 @@ from rayecg.archives.wfdb_reader import Checks
 from rayecg.core.errors import DataError, RecordError, SettingsError, printable
 from rayecg.core.experiment import ArchiveSettings
 from rayecg.core.files import fingerprint
+from rayecg.core.index_file import PIECE
 from rayecg.core.record import Record
 from rayecg.core.storage import REMOTE_THREADS, open_folder
 from rayecg.signal.leads import with_derived_leads
@@ -27,9 +28,6 @@ Out = TypeVar("Out")
 
 #: Lies in the folder of every simulated archive.
 SYNTHETIC_MARKER = "synthetic.json"
-
-#: Records whose index rows are Python objects at a time.
-PIECE = 1 << 16
 
 
 class Archive:
@@ -117,16 +115,22 @@ class Archive:
 
     def deciding_facts(self, index: pa.Table) -> np.ndarray:
         """Give size and time of every file that may decide what the records are."""
-        return self.file_facts(index)
+        return np.concatenate([facts for _, facts in self._with_facts(index)])
 
-    def file_facts(self, index: pa.Table) -> np.ndarray:
-        """Give size and time of each record's files: int64, records by two numbers for each suffix."""
-        facts = [np.empty((0, 2), np.int64)]
-        for start in range(0, index.num_rows, PIECE):
-            paths = index["path"].slice(start, PIECE).to_pylist()
+    def listing(self) -> Iterator[tuple[pa.Table, np.ndarray]]:
+        """Yield the index, some records at a time, with size and time of each record's files.
+
+        The facts are int64, records by two numbers for each of some files. Errors are those of
+        `checked_index`.
+        """
+        yield from self._with_facts(self.checked_index())
+
+    def _with_facts(self, index: pa.Table) -> Iterator[tuple[pa.Table, np.ndarray]]:
+        for start in range(0, max(index.num_rows, 1), PIECE):
+            piece = index.slice(start, PIECE)
+            paths = piece["path"].to_pylist()
             names = [f"{path}{suffix}" for path in paths for suffix in self.suffixes]
-            facts.append(self.folder.facts(names))
-        return np.concatenate(facts).reshape(index.num_rows, 2 * len(self.suffixes))
+            yield piece, self.folder.facts(names).reshape(len(paths), 2 * len(self.suffixes))
 
     def read(self, row: Mapping[str, Any], checks: Checks = "error") -> Record:
         """Read the record that an index row names, missing limb leads derived.

@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayecg.archives import wfdb_reader
-from rayecg.archives.base import PIECE, Archive
+from rayecg.archives.base import Archive
 from rayecg.archives.wfdb_header import read_header
 from rayecg.core.errors import DataError, RecordError
+from rayecg.core.index_file import PIECE
 from rayecg.core.record import Record
 from rayecg.core.shard_format import index_columns
+from rayecg.core.storage import Level
 from rayecg.signal.leads import with_derived_leads
 
 
@@ -28,41 +30,60 @@ class WfdbFolder(Archive):
 
     def index(self) -> pa.Table:
         """List the records by relative path."""
-        # In the order of the names without their ends, which is another than with them.
-        names = sorted(name.removesuffix(".hea") for name in self.folder.walk(".hea"))
-        segments = self._segments(names)
-        if segments:
-            names = [name for name in names if name not in segments]
-        if not names:
-            raise DataError(f"{self.folder}: expected WFDB headers (*.hea), found none")
-        column = pa.array(names[: self.settings.limit], pa.string())
-        return index_columns({"record_id": column, "path": column})
+        return pa.concat_tables(index for index, _ in self._pieces())
 
     def deciding_facts(self, index: pa.Table) -> np.ndarray:
         """Give size and time of every file: a header may name any of them."""
-        return np.concatenate([self.folder.facts(names) for names in self._files()])
+        return np.concatenate([level.facts() for level in self.folder.levels()])
 
-    def file_facts(self, index: pa.Table) -> np.ndarray:
-        """Give size and time of each record's files, added up: of those that are called after it.
+    def listing(self) -> Iterator[tuple[pa.Table, np.ndarray]]:
+        """Yield the index with size and time of each record's files, added up.
 
-        `NAME.x`, and the segments `NAME_0001.x` that are no records of their own.
+        Its files are those that are called after it: `NAME.x`, and the segments `NAME_0001.x` that
+        are no records of their own.
         """
-        facts_R = np.zeros((index.num_rows, 2), np.int64)
-        for names in self._files():
+        for index, levels in self._pieces():
+            stems = [name.rpartition(".")[0] for level in levels for name in level.files]
+            facts_F2 = np.concatenate([level.facts() for level in levels])
             # Columns, which take a fraction of what a dictionary of all paths would.
-            stem_F = pa.array([name.rpartition(".")[0] for name in names], pa.string())
+            stem_F = pa.array(stems, pa.string())
             above_F = pc.replace_substring_regex(stem_F, "_[^_/]*$", "")
             places = (pc.index_in(own_F, index["path"]) for own_F in (stem_F, above_F))
             place_F = pc.fill_null(pc.coalesce(*places), -1).to_numpy()
-            own_F = np.flatnonzero(place_F >= 0)
-            np.add.at(facts_R, place_F[own_F], self.folder.facts([names[i] for i in own_F]))
-        return facts_R
+            own_F = place_F >= 0
+            facts_R2 = np.zeros((index.num_rows, 2), np.int64)
+            np.add.at(facts_R2, place_F[own_F], facts_F2[own_F])
+            yield index, facts_R2
 
-    def _files(self) -> Iterator[list[str]]:
-        """Yield the names of all files, some at a time."""
-        left = self.folder.walk()
-        while names := list(itertools.islice(left, PIECE)):
-            yield names
+    def _pieces(self) -> Iterator[tuple[pa.Table, list[Level]]]:
+        """Yield records, about `PIECE` at a time, with the folders that they lie in.
+
+        A path is there once, so that no record is listed twice.
+        """
+        left, found = self.settings.limit, False
+        names: list[str] = []
+        levels: list[Level] = []
+        for level in itertools.chain(self.folder.levels(), (None,)):
+            if level is not None and (own := self._records(level)):
+                names += own
+                levels.append(level)
+            last = level is None or (left is not None and len(names) >= left)
+            if names and (last or len(names) >= PIECE):
+                column = pa.array(names[:left], pa.string())
+                yield index_columns({"record_id": column, "path": column}), levels
+                left = None if left is None else left - len(column)
+                names, levels, found = [], [], True
+            if last:
+                break
+        if not found:
+            raise DataError(f"{self.folder}: expected WFDB headers (*.hea), found none")
+
+    def _records(self, level: Level) -> list[str]:
+        """Give the paths of the records in a folder."""
+        # In the order of the names without their ends, which is another than with them.
+        names = sorted(name.removesuffix(".hea") for name in level.called(".hea"))
+        segments = self._segments(names)
+        return [name for name in names if name not in segments] if segments else names
 
     def _segments(self, names: list[str]) -> set[str]:
         """Find what belongs to a record of several segments.

@@ -105,6 +105,16 @@ def read_table(path: str | Path, **options: Any) -> pa.Table:
     return pa.concat_tables(tables, promote_options="permissive")
 
 
+def read_table_pieces(path: str | Path, columns: list[str]) -> Iterator[pa.Table]:
+    """Read some columns of a Parquet file, a few rows at a time; errors as for `read_table`."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=columns):
+                yield pa.Table.from_batches([batch]).select(columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error})") from None
+
+
 @contextmanager
 def replacing_folder(path: str | Path) -> Iterator[Path]:
     """Fill a folder beside `path`, then rename it; an existing folder is replaced."""

@@ -7,8 +7,10 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
@@ -16,7 +18,7 @@ from urllib.parse import parse_qsl, unquote
 import numpy as np
 
 from rayecg.core.errors import DataError, RecordError, SettingsError
-from rayecg.core.storage import Folder, check_name
+from rayecg.core.storage import REMOTE_THREADS, Folder, Level, check_name
 
 Out = TypeVar("Out")
 
@@ -122,8 +124,6 @@ class Remote:
 class RemoteFolder(Remote, Folder):
     """A folder to read in an object store, by a URI that `pyarrow.fs` or fsspec understands.
 
-    What was listed is kept: the archive must stay as it is while it is read.
-
     Parameters
     ----------
     uri
@@ -141,7 +141,6 @@ class RemoteFolder(Remote, Folder):
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
-        self._listed: dict[str, tuple[int, int]] | None = None
         if not self._found:
             raise SettingsError(f"expected a folder, found none at {self.root}")
 
@@ -183,29 +182,53 @@ class RemoteFolder(Remote, Folder):
             raise RecordError("missing_file", f"{place!r}: {self._why(error)}") from None
 
     def _ask_for_folder(self, what: Any = None) -> Any:
-        """Ask for the folder itself, or a list in it; raises `DataError` if that is not given."""
+        """Ask for the folder itself, or for something in it; raises `DataError` if that is not given."""
         what = self._path.rstrip("/") if what is None else what
         try:
             return self._patiently(lambda: self._files.get_file_info(what), self.root)
         except (OSError, ValueError) as error:
             raise DataError(f"{self.root}: cannot be read ({self._why(error)})") from None
 
-    def _list(self) -> dict[str, tuple[int, int]]:
-        if self._listed is None:
-            from pyarrow import fs
+    def _inside(self, above: str) -> tuple[dict[str, tuple[int, int]], list[str]]:
+        """List what lies in a folder: files with size and time, and folders.
 
-            infos = self._ask_for_folder(fs.FileSelector(self._path.rstrip("/"), recursive=True))
-            start = len(self._path)
-            self._listed = {
-                info.path[start:]: (info.size, info.mtime_ns if info.mtime_ns is not None else -1)
-                for info in infos
-                if info.is_file
-            }
-        return self._listed
+        One that is not there is empty; one that is refused is an `OSError` or `ValueError`.
+        """
+        from pyarrow import fs
 
-    def walk(self, suffix: str = "") -> Iterator[str]:
-        """Yield the files whose names end so, in order."""
-        return (name for name in sorted(self._list()) if name.endswith(suffix))
+        where = (self._path + above).rstrip("/")
+        infos = self._patiently(
+            lambda: self._files.get_file_info(fs.FileSelector(where, allow_not_found=True)),
+            self._prefix + above,
+        )
+        start = len(self._path)
+        files = {
+            info.path[start:]: (info.size, info.mtime_ns if info.mtime_ns is not None else -1)
+            for info in infos
+            if info.is_file
+        }
+        return files, [info.path[start:] for info in infos if not info.is_file]
+
+    def levels(self) -> Iterator[Level]:
+        """Yield this folder and each below it, in order; see `Folder.levels`."""
+        asked: dict[str, Future[Any]] = {}
+        waiting = [""]
+        with ThreadPoolExecutor(REMOTE_THREADS) as pool:
+            while waiting:
+                # The next ones on the way: each answer takes a while, and all of them much memory.
+                for above in waiting[-REMOTE_THREADS:]:
+                    if above not in asked:
+                        asked[above] = pool.submit(self._inside, above)
+                above = waiting.pop()
+                try:
+                    files, folders = asked.pop(above).result()
+                except (OSError, ValueError) as error:
+                    why = self._why(error)
+                    raise DataError(f"{self._prefix}{above}: cannot be listed ({why})") from None
+                waiting += sorted((f"{folder}/" for folder in folders), reverse=True)
+                names = sorted(files)
+                facts = partial(_as_facts, [files[name] for name in names])
+                yield Level(names, sorted(folders), facts)
 
     def has(self, pattern: str) -> bool:
         """Say whether the folder's top level holds a name of this pattern."""
@@ -220,9 +243,25 @@ class RemoteFolder(Remote, Folder):
 
     def facts(self, names: Iterable[str]) -> np.ndarray:
         """Give size and time of modification (ns) of files; see `Folder.facts`."""
-        listed = self._list()
-        facts = [listed.get(name, (-1, -1)) for name in names]
-        return np.array(facts, dtype=np.int64).reshape(-1, 2)
+
+        def files_in(above: str) -> dict[str, tuple[int, int]]:
+            try:
+                check_name(f"{above}file", self)
+                return self._inside(above)[0]
+            except RecordError:
+                return {}
+            except (OSError, ValueError):  # a name that no folder can have, if it is not the store
+                self._ask_for_folder()
+                return {}
+
+        names = list(names)
+        # Of whole folders: one answer is for a thousand files.
+        folders = dict.fromkeys(name[: name.rfind("/") + 1] for name in names)
+        listed: dict[str, tuple[int, int]] = {}
+        with ThreadPoolExecutor(REMOTE_THREADS) as pool:
+            for files in pool.map(files_in, folders):
+                listed |= files
+        return _as_facts([listed.get(name, (-1, -1)) for name in names])
 
     @contextmanager
     def local(self, names: Iterable[str]) -> Iterator[Path]:
@@ -234,6 +273,10 @@ class RemoteFolder(Remote, Folder):
             for name in names:
                 (Path(folder) / name.rpartition("/")[2]).write_bytes(self.read(name)[0])
             yield Path(folder)
+
+
+def _as_facts(facts: list[tuple[int, int]]) -> np.ndarray:
+    return np.array(facts, dtype=np.int64).reshape(-1, 2)
 
 
 def _file_system(uri: str) -> tuple[Any, str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
+import numpy as np
 
 from rayecg.core.errors import SettingsError
+from rayecg.core.index_file import ROW, IndexFile
+from rayecg.core.shard_format import INDEX_NAMES
 
 
-def select_rows(index: pa.Table, condition: str) -> pa.Table:
-    """Give the rows of a table that a condition is true of, in their order.
+def select_rows(index: IndexFile, condition: str) -> np.ndarray:
+    """Give the numbers of the rows that a condition is true of, in their order.
 
     Parameters
     ----------
@@ -27,23 +29,22 @@ def select_rows(index: pa.Table, condition: str) -> pa.Table:
 
     if not condition.strip():
         raise SettingsError("--select: expected a condition, came none")
-    numbered = index.append_column("row_", pa.array(range(index.num_rows), pa.int64()))
     base = duckdb.connect()
     try:
         # Registered first: then nothing outside the table can be reached.
-        base.register("records", numbered)
+        base.register("records", index.dataset())
         base.execute("SET enable_external_access = false; SET lock_configuration = true")
         # Parsed as one expression: pasted into a query's text it could close the bracket before it,
         # and add rows.
-        chosen = base.table("records").filter(condition).order("row_").project("row_")
-        rows = chosen.to_arrow_table()["row_"]
+        chosen = base.table("records").filter(condition).order(ROW).project(ROW)
+        rows_N = chosen.to_arrow_table()[ROW].to_numpy()
     except duckdb.Error as error:
         said = str(error).strip().partition("\n")[0]
         raise SettingsError(
-            f"--select {condition!r}: {said} (columns: {', '.join(index.column_names)})"
+            f"--select {condition!r}: {said} (columns: {', '.join(INDEX_NAMES)})"
         ) from None
     finally:
         base.close()
-    if not len(rows):
-        raise SettingsError(f"--select {condition!r}: true of none of {index.num_rows} records")
-    return index.take(rows)
+    if not len(rows_N):
+        raise SettingsError(f"--select {condition!r}: true of none of {len(index)} records")
+    return rows_N

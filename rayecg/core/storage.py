@@ -11,8 +11,9 @@ import fnmatch
 import functools
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -32,6 +33,27 @@ _NO_FILES_FAULT = {
 _OPEN = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 # A pipe in the archive would otherwise wait for its other end.
 _OPEN |= getattr(os, "O_NONBLOCK", 0)
+
+
+@dataclass(frozen=True)
+class Level:
+    """What lies in one folder of a tree, by its name below the tree's root.
+
+    Attributes
+    ----------
+    files, folders
+        Sorted.
+    facts
+        Gives size and time of the files, as `Folder.facts` does.
+    """
+
+    files: list[str]
+    folders: list[str]
+    facts: Callable[[], np.ndarray]
+
+    def called(self, suffix: str) -> list[str]:
+        """Give what is called so: a folder, too, which is then refused when it is read as a file."""
+        return sorted(name for name in (*self.files, *self.folders) if name.endswith(suffix))
 
 
 class Folder:
@@ -168,31 +190,39 @@ class Folder:
         real = os.path.realpath(self._prefix + name)
         return real == self.root or real.startswith(self._prefix)
 
-    def walk(self, suffix: str = "") -> Iterator[str]:
-        """Yield the files whose names end so, in order; links are not followed into other folders.
+    def levels(self) -> Iterator[Level]:
+        """Yield this folder and each below it, in order; links are not followed into other folders.
 
         One folder's names are in memory at a time. A name that is not UTF-8 is listed with escapes
         for its bytes, and refused when it is read: no table could hold it as it stands.
+
+        Raises
+        ------
+        DataError
+            If one of them cannot be listed.
         """
         waiting = [""]
         while waiting:
-            name = waiting.pop()
-            if name and not name.endswith("/"):
-                yield printable(name)
-                continue
-            found = []
+            above = waiting.pop()
+            files: list[str] = []
+            folders: list[str] = []
             try:
-                with os.scandir(self._prefix + name) as entries:
+                with os.scandir(self._prefix + above) as entries:
                     for entry in entries:
-                        folder = entry.is_dir(follow_symlinks=False)
-                        # A folder that is called as a file is listed as one, and refused when it is read.
-                        if entry.name.endswith(suffix) and (suffix or not folder):
-                            found.append(name + entry.name)
-                        elif folder:
-                            found.append(f"{name}{entry.name}/")
+                        own = folders if entry.is_dir(follow_symlinks=False) else files
+                        own.append(above + entry.name)
             except OSError as error:
-                raise DataError(f"{self._prefix}{name}: {error.strerror}") from None
-            waiting += sorted(found, reverse=True)
+                raise DataError(f"{self._prefix}{above}: {error.strerror}") from None
+            waiting += sorted((f"{folder}/" for folder in folders), reverse=True)
+            names = sorted(map(printable, files))
+            yield Level(
+                names, sorted(map(printable, folders)), functools.partial(self.facts, names)
+            )
+
+    def walk(self, suffix: str) -> Iterator[str]:
+        """Yield the files whose names end so, folder by folder; errors as for `levels`."""
+        for level in self.levels():
+            yield from level.called(suffix)
 
     def has(self, pattern: str) -> bool:
         """Say whether the folder's top level holds a name of this pattern."""

@@ -8,15 +8,19 @@ of the others.
 from __future__ import annotations
 
 import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from rayecg.core.errors import SettingsError
 from rayecg.core.hashing import hashed
+from rayecg.core.index_file import PIECE, mapped, no_room_said
 
 #: Records of a unit, where the settings leave it open: several units for every actor, and few enough
 #: that a unit's own cost (a call, two files) does not count.
@@ -24,8 +28,6 @@ UNITS_EACH, SMALLEST, LARGEST = 12, 16, 4096
 #: Bytes of files that a unit has at most, if it has several records: an actor holds its rows, and a
 #: day of beats has a hundred thousand.
 UNIT_BYTES = 2**28
-#: Records that are Python objects at a time.
-_PIECE = 1 << 16
 
 SCHEMA = pa.schema(
     [
@@ -48,12 +50,12 @@ class Plan:
     ----------
     rows
         For each unit the index rows that it scores, in order.
-    table
-        What is stored: `SCHEMA`.
+    stored
+        What a later start reads: the bytes of a Parquet file, see `SCHEMA`.
     """
 
     rows: dict[str, np.ndarray]
-    table: pa.Table
+    stored: pa.Buffer
 
 
 def record_facts(index: pa.Table, files: np.ndarray, key: bytes | None = None) -> np.ndarray:
@@ -74,17 +76,13 @@ def record_facts(index: pa.Table, files: np.ndarray, key: bytes | None = None) -
         uint64.
     """
     own = hashed("", key, "facts")[:16] if key else _NO_KEY
-    own_index = index.select(_DECIDES)
+    index = index.select(_DECIDES)
     # Not an integer here and, beside a missing one, a float there: they hash otherwise.
     fold = pc.cast(index["strat_fold"], pa.float64())
-    own_index = own_index.set_column(_DECIDES.index("strat_fold"), "strat_fold", fold)
-    found: list[np.ndarray] = [np.empty(0, np.uint64)]
-    for start in range(0, index.num_rows, _PIECE):
-        frame = own_index.slice(start, _PIECE).to_pandas()
-        frame[[f"file{i}" for i in range(files.shape[1])]] = files[start : start + _PIECE]
-        # Missing numbers and texts hash alike wherever they stand.
-        found.append(pd.util.hash_pandas_object(frame, index=False, hash_key=own).to_numpy())
-    return np.concatenate(found)
+    frame = index.set_column(_DECIDES.index("strat_fold"), "strat_fold", fold).to_pandas()
+    frame[[f"file{i}" for i in range(files.shape[1])]] = files
+    # Missing numbers and texts hash alike wherever they stand.
+    return pd.util.hash_pandas_object(frame, index=False, hash_key=own).to_numpy()
 
 
 def unit_size(n_records: int, n_actors: int, n_bytes: int = 0) -> int:
@@ -94,24 +92,24 @@ def unit_size(n_records: int, n_actors: int, n_bytes: int = 0) -> int:
 
 
 def make_plan(
-    record_ids: pa.Array,
+    ids_of: Callable[[np.ndarray], pa.Array],
     facts: np.ndarray,
     size: int,
-    earlier: pa.Table | None = None,
+    earlier: pa.Buffer | bytes | None = None,
     replace: bool = False,
 ) -> Plan:
-    """Plan the units of an archive.
+    """Plan the units of an archive; what is in memory of a record are numbers.
 
     Parameters
     ----------
-    record_ids
-        Of the index, each once; hashed if ids are.
+    ids_of
+        Gives the records' ids (hashed if ids are) for rows of the index; no two are alike.
     facts
         Of `record_facts`.
     size
         Records of a new unit.
     earlier
-        The plan that stands in the output.
+        What the plan that stands in the output has `stored`.
     replace
         Whether a plan whose records are gone is replaced, or refused.
 
@@ -120,44 +118,106 @@ def make_plan(
     SettingsError
         If records of the earlier plan are gone, and it is not to be replaced.
     """
+    new_R = np.ones(len(facts), dtype=bool)
     rows: dict[str, np.ndarray] = {}
-    kept = SCHEMA.empty_table()
-    new_R = np.ones(len(record_ids), dtype=bool)
     first = 0
-    if earlier is not None and earlier.num_rows:
-        # Columns, not objects: a plan may have millions of rows.
-        place_E = pc.index_in(earlier["record_id"], value_set=record_ids).combine_chunks()
-        if place_E.null_count and replace:
-            return make_plan(record_ids, facts, size)
-        if place_E.null_count:
-            one = earlier["record_id"].filter(place_E.is_null())[0]
-            raise SettingsError(
-                f"{place_E.null_count} records that were scored here are not among the records to "
-                f"score now (the first: {one}); use another output folder, or --replace"
-            )
-        row_E = place_E.to_numpy().astype(np.int64)
-        units = earlier["unit"].combine_chunks().dictionary_encode()
-        unit_E = units.indices.to_numpy()
-        whole_U = np.ones(len(units.dictionary), dtype=bool)
-        np.logical_and.at(whole_U, unit_E, facts[row_E] == earlier["facts"].to_numpy())
-        in_order_E = np.argsort(unit_E, kind="stable")
-        edge_U = np.searchsorted(unit_E[in_order_E], np.arange(len(whole_U) + 1))
-        for u, unit in enumerate(units.dictionary.to_pylist()):
-            first = max(first, int(unit.partition("-")[0]) + 1)
-            if whole_U[u]:
-                rows[unit] = row_E[in_order_E[edge_U[u] : edge_U[u + 1]]]
-        kept = earlier.filter(pa.array(whole_U[unit_E]))
-        new_R[row_E[whole_U[unit_E]]] = False
-    left_R = np.flatnonzero(new_R)
-    tables = [kept]
-    for i, start in enumerate(range(0, len(left_R), size)):
-        own_R = left_R[start : start + size]
-        ids, own_facts = record_ids.take(pa.array(own_R)), facts[own_R]
-        unit = _name(first + i, ids, own_facts)
-        rows[unit] = own_R
-        columns = [pa.repeat(unit, len(own_R)), ids, pa.array(own_facts)]
-        tables.append(pa.Table.from_arrays(columns, schema=SCHEMA))
-    return Plan(rows, pa.concat_tables(tables))
+    standing = None if earlier is None else _Standing(earlier, ids_of, facts)
+    if standing and standing.gone:
+        if replace:
+            return make_plan(ids_of, facts, size)
+        raise SettingsError(
+            f"{standing.gone} records that were scored here are not among the records to score now "
+            f"(the first: {standing.first_gone}); use another output folder, or --replace"
+        )
+    with (
+        no_room_said(),
+        tempfile.TemporaryFile() as file,
+        pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
+    ):
+        if standing:
+            first = standing.next_number
+            rows = standing.rows
+            for own_R in rows.values():
+                new_R[own_R] = False
+            for table in standing.kept():
+                writer.write_table(table)
+        left_R = np.flatnonzero(new_R)
+        each = size * max(PIECE // size, 1)
+        for start in range(0, len(left_R), each):
+            piece_R = left_R[start : start + each]
+            ids, own_facts = ids_of(piece_R), facts[piece_R]
+            names: list[str] = []
+            for k in range(0, len(piece_R), size):
+                own_R = piece_R[k : k + size]
+                unit = _name(first + len(names), ids.slice(k, size), own_facts[k : k + size])
+                rows[unit] = own_R
+                names.append(unit)
+            first += len(names)
+            unit_R = pa.array(np.repeat(names, size)[: len(piece_R)])
+            writer.write_table(pa.table([unit_R, ids, own_facts], schema=SCHEMA))
+        writer.close()
+        return Plan(rows, mapped(file))
+
+
+class _Standing:
+    """An earlier plan beside the records of now: the units that stand, the records that are gone."""
+
+    def __init__(
+        self, stored: pa.Buffer | bytes, ids_of: Callable[[np.ndarray], pa.Array], facts: np.ndarray
+    ) -> None:
+        self._file = pq.ParquetFile(pa.BufferReader(stored))
+        self.gone, self.first_gone, self.next_number = 0, "", 0
+        key_R = np.empty(len(facts), np.uint64)
+        for start in range(0, len(facts), PIECE):
+            rows = np.arange(start, min(start + PIECE, len(facts)))
+            key_R[rows] = _keys(ids_of(rows))
+        in_order_R = np.argsort(key_R)
+        key_R = key_R[in_order_R]
+        number: dict[str, int] = {}
+        unit_E = np.empty(self._file.metadata.num_rows, np.int32)
+        row_E = np.empty(len(unit_E), np.int64)
+        same_E = np.empty(len(unit_E), bool)
+        for own, table in self._pieces():
+            key_E = _keys(table["record_id"])
+            place_E = np.searchsorted(key_R, key_E).clip(max=len(key_R) - 1)
+            gone_E = key_R[place_E] != key_E
+            if gone_E.any() and not self.gone:
+                self.first_gone = table["record_id"][int(np.argmax(gone_E))].as_py()
+            self.gone += int(gone_E.sum())
+            row_E[own] = in_order_R[place_E]
+            # Facts tell records apart as well: two whose keys are alike do not pass for one another.
+            same_E[own] = ~gone_E & (facts[row_E[own]] == table["facts"].to_numpy())
+            units = table["unit"].combine_chunks().dictionary_encode()
+            numbers = [number.setdefault(u, len(number)) for u in units.dictionary.to_pylist()]
+            unit_E[own] = np.array(numbers, np.int32)[units.indices.to_numpy()]
+        whole_U = np.ones(len(number), dtype=bool)
+        np.logical_and.at(whole_U, unit_E, same_E)
+        self._kept_E = whole_U[unit_E]
+        by_unit_E = np.argsort(unit_E, kind="stable")
+        edge_U = np.searchsorted(unit_E, np.arange(len(number) + 1), sorter=by_unit_E)
+        self.rows = {
+            unit: row_E[by_unit_E[edge_U[u] : edge_U[u + 1]]]
+            for unit, u in number.items()
+            if whole_U[u]
+        }
+        if number:
+            self.next_number = 1 + max(int(unit.partition("-")[0]) for unit in number)
+
+    def kept(self) -> Iterator[pa.Table]:
+        """Yield the rows of the units that stand."""
+        for own, table in self._pieces():
+            yield table.filter(pa.array(self._kept_E[own]))
+
+    def _pieces(self) -> Iterator[tuple[slice, pa.Table]]:
+        start = 0
+        for batch in self._file.iter_batches(PIECE):
+            yield slice(start, start + len(batch)), pa.Table.from_batches([batch])
+            start += len(batch)
+
+
+def _keys(record_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Give a number of 64 bits for each id."""
+    return pd.util.hash_array(record_ids.to_numpy(zero_copy_only=False), categorize=False)
 
 
 def _name(number: int, record_ids: pa.Array, facts: np.ndarray) -> str:

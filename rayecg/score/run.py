@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from rayecg.core.destination import Destination
 from rayecg.core.errors import SettingsError
 from rayecg.core.experiment import ScoreSettings
@@ -24,7 +22,7 @@ from rayecg.core.files import MANIFEST, as_json, fingerprint
 from rayecg.core.hashing import hashed
 from rayecg.core.progress import Progress
 from rayecg.core.session import KEEPS_MEMORY, cluster_cpus, cluster_gpus
-from rayecg.core.units import Units, as_parquet, failure_as_row, raise_failures, read_parquet
+from rayecg.core.units import Units, failure_as_row, raise_failures
 from rayecg.core.versions import code_fingerprint, versions
 from rayecg.models.checkpoint import read_card
 from rayecg.score.actors import n_actors
@@ -88,7 +86,7 @@ def score(
     for name, own in units.items():
         standing = own.plan()
         if standing is not None and standing["key"] == own.key:
-            earlier = _plan_rows(own)
+            earlier = own.out.read(PLAN_ROWS) if own.out.exists(PLAN_ROWS) else None
         elif not replace:
             _refuse_to_replace(own, standing, plans[name])
     most = n_actors(settings, cluster_cpus(), cluster_gpus())
@@ -110,7 +108,7 @@ def score(
             entries[name] = {}
         own.out.remove(MANIFEST)  # records have come: what it said is no longer all
         if plan is not None:
-            own.out.write(PLAN_ROWS, as_parquet(plan.table, compression="zstd"))
+            own.out.write(PLAN_ROWS, plan.stored)
     of = {name: Path(checkpoints[name]).resolve() for name in waiting}
     worker = UnitScorer(source, of, waiting, plans, settings, hash_key)
     started = _run_units(worker, names, entries, plan, most, progress, done)
@@ -186,12 +184,6 @@ def _refuse_to_replace(
         f"{units.out}: holds scores that were made otherwise ({said}); use another output folder, "
         "or --replace"
     )
-
-
-def _plan_rows(units: Units) -> pa.Table | None:
-    if not units.out.exists(PLAN_ROWS):
-        return None
-    return read_parquet(units.out.read(PLAN_ROWS))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,18 @@ from rayecg.archives.base import Archive
 from rayecg.archives.wfdb_reader import Checks
 from rayecg.core.batch import Batch, Item, batches, bounded, shard_batches
 from rayecg.core.errors import DataError, RecordError, SettingsError
-from rayecg.core.files import MANIFEST, fingerprint, read_json, read_table
+from rayecg.core.files import (
+    MANIFEST,
+    fingerprint,
+    read_json,
+    read_table,
+    read_table_pieces,
+)
 from rayecg.core.hashing import hashed_ids
+from rayecg.core.index_file import IndexFile
 from rayecg.core.record import Record
 from rayecg.core.selection import select_rows
-from rayecg.core.shard_format import (
-    INDEX_NAMES,
-    RECORDS,
-    shard_files,
-)
+from rayecg.core.shard_format import INDEX_NAMES, RECORDS, shard_files
 from rayecg.score.plan import Plan, make_plan, record_facts, unit_size
 from rayecg.signal.assessment import assess
 
@@ -31,6 +34,8 @@ from rayecg.signal.assessment import assess
 AT_ONCE = 256
 #: The unit of shards that were not written: records that could not be read.
 QUARANTINE = "quarantine"
+#: The column for size and time of a record's files.
+FILES = "files"
 
 
 class ShardSource:
@@ -62,17 +67,18 @@ class ShardSource:
         self.synthetic: bool = manifest["synthetic"]
         self._units = {file.stem: None for file in shard_files(folder)} | {QUARANTINE: None}
         if select is not None or limit is not None:
-            chosen = chosen_rows(self.index(), select, limit)["record_id"]
+            chosen = chosen_records(self._index(), select, limit)
+            ids = pa.chunked_array([piece["record_id"] for piece in chosen.pieces()])
             self._units = {
-                unit: own for unit in self._units if len(own := self._chosen_of(unit, chosen))
+                unit: own for unit in self._units if len(own := self._chosen_of(unit, ids))
             }
             self.n_input = len(chosen)
             self.key = fingerprint([self.key, select, limit])
 
-    def index(self) -> pa.Table:
+    def _index(self) -> Iterator[pa.Table]:
         """List the records, those in quarantine last."""
-        parts = [self.folder / RECORDS, self._file(QUARANTINE)]
-        return pa.concat_tables(read_table(part, columns=INDEX_NAMES) for part in parts)
+        for part in (self.folder / RECORDS, self._file(QUARANTINE)):
+            yield from read_table_pieces(part, INDEX_NAMES)
 
     def _file(self, unit: str) -> Path:
         return self.folder / ("" if unit == QUARANTINE else "records") / f"{unit}.parquet"
@@ -84,7 +90,7 @@ class ShardSource:
 
     def plan(
         self,
-        earlier: pa.Table | None,
+        earlier: bytes | None,
         size: int | None,
         n_actors: int,
         hash_key: bytes | None,
@@ -157,35 +163,39 @@ class ArchiveSource:
         limit: int | None = None,
     ) -> None:
         self.archive, self.checks = archive, checks
-        self._index = chosen_rows(archive.checked_index(), select, limit)
+        #: The index, and under `FILES` size and time of each record's files.
+        self.records = chosen_records(
+            (index.append_column(FILES, _numbers_of(files)) for index, files in archive.listing()),
+            select,
+            limit,
+        )
         settings = archive.settings
         #: Of the kind of thing that is read; which records is the plan's affair.
         self.key = fingerprint([settings.kind, archive.name, settings.rate, checks])
-        self.n_input: int = self._index.num_rows
+        self.n_input = len(self.records)
         self.synthetic = archive.synthetic
-
-    def index(self) -> pa.Table:
-        """List the records."""
-        return self._index
 
     def plan(
         self,
-        earlier: pa.Table | None,
+        earlier: bytes | None,
         size: int | None,
         n_actors: int,
         hash_key: bytes | None,
         replace: bool = False,
     ) -> Plan:
         """Plan the units, keeping those of an earlier plan; see `rayecg.score.plan.make_plan`."""
-        record_ids = self._index["record_id"].combine_chunks()
-        if hash_key is not None:
-            record_ids = pa.array(hashed_ids(record_ids.to_pylist(), hash_key, "record"))
-        files = self.archive.file_facts(self._index)
-        n_bytes = int(files[:, ::2].clip(min=0).sum())
-        size = size or unit_size(len(record_ids), n_actors, n_bytes)
-        return make_plan(
-            record_ids, record_facts(self._index, files, hash_key), size, earlier, replace
-        )
+
+        def ids_of(rows_N: np.ndarray) -> pa.Array:
+            record_ids = self.records.take(rows_N)["record_id"].combine_chunks()
+            if hash_key is None:
+                return record_ids
+            return pa.array(hashed_ids(record_ids.to_pylist(), hash_key, "record"))
+
+        facts = [
+            record_facts(piece, _numbers_in(piece), hash_key) for piece in self.records.pieces()
+        ]
+        size = size or unit_size(self.n_input, n_actors, self.n_bytes())
+        return make_plan(ids_of, np.concatenate(facts), size, earlier, replace)
 
     def units(self, plan: Plan | None) -> list[str]:
         """List the work units of a plan."""
@@ -195,17 +205,20 @@ class ArchiveSource:
     def payload(self, unit: str, plan: Plan | None) -> dict[str, Any]:
         """Give what a worker needs to read a unit: its rows of the index."""
         assert plan is not None
-        return {"unit": unit, "rows": self._index.take(pa.array(plan.rows[unit]))}
+        return {"unit": unit, "rows": self._rows(plan.rows[unit])}
 
     def sample(self, n_records: int) -> dict[str, Any]:
         """Give what a worker needs to read some records, from everywhere in the index."""
         rows = np.unique(np.linspace(0, self.n_input - 1, n_records).astype(np.int64))
-        return {"unit": "", "rows": self._index.take(pa.array(rows))}
+        return {"unit": "", "rows": self._rows(rows)}
+
+    def _rows(self, rows_N: np.ndarray) -> pa.Table:
+        return self.records.take(rows_N).drop_columns([FILES])
 
     def n_bytes(self) -> int:
         """Give the size of the files."""
-        sizes = self.archive.file_facts(self._index)[:, ::2]
-        return int(sizes.clip(min=0).sum())
+        files = (_numbers_in(piece) for piece in self.records.pieces([FILES]))
+        return sum(int(own[:, ::2].clip(min=0).sum()) for own in files)
 
     def batches(self, payload: dict[str, Any]) -> Iterator[Batch]:
         """Yield the records of a unit, some at a time."""
@@ -222,14 +235,14 @@ class ArchiveSource:
 
     def __getstate__(self) -> dict[str, Any]:
         # Units carry their rows, so workers need no index.
-        return {name: value for name, value in vars(self).items() if name != "_index"}
+        return {name: value for name, value in vars(self).items() if name != "records"}
 
 
 Source = ShardSource | ArchiveSource
 
 
-def chosen_rows(index: pa.Table, select: str | None, limit: int | None) -> pa.Table:
-    """Give the rows of an index that are to be scored.
+def chosen_records(tables: Iterable[pa.Table], select: str | None, limit: int | None) -> IndexFile:
+    """Put those of the records away that are to be scored.
 
     Raises
     ------
@@ -238,8 +251,28 @@ def chosen_rows(index: pa.Table, select: str | None, limit: int | None) -> pa.Ta
     """
     if limit is not None and limit < 1:
         raise SettingsError(f"--limit: expected 1 or more, came {limit}")
-    chosen = index if select is None else select_rows(index, select)
-    return chosen if limit is None else chosen.slice(0, limit)
+    if select is None:
+        return IndexFile(tables if limit is None else _first(tables, limit))
+    index = IndexFile(tables)
+    return index.chosen(select_rows(index, select)[:limit])
+
+
+def _first(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:
+    """Give the first rows, and ask for no more tables than these need."""
+    for table in tables:
+        yield table.slice(0, n_rows)
+        n_rows -= min(n_rows, table.num_rows)
+        if not n_rows:
+            return
+
+
+def _numbers_of(files: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(files.ravel()), files.shape[1])
+
+
+def _numbers_in(table: pa.Table) -> np.ndarray:
+    column = table[FILES].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), -1)
 
 
 def _flagged(items: Sequence[Item]) -> list[Item]:

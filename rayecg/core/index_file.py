@@ -1,0 +1,136 @@
+"""Rows of an index that lie on disk while a job uses them: an archive may have many millions."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+
+from rayecg.core.errors import DataError
+
+#: Rows that are read at a time.
+ROWS = 4096
+#: Rows that are worked on at a time.
+PIECE = 1 << 14
+#: The column that numbers the rows.
+ROW = "row_"
+
+
+class IndexFile:
+    """Tables of one schema, put away in the order they came; their rows are read back by number.
+
+    The file has no name: it goes with the process, however that ends.
+
+    Parameters
+    ----------
+    tables
+        At least one.
+
+    Raises
+    ------
+    DataError
+        If the disk of temporary files has no room for them.
+    """
+
+    def __init__(self, tables: Iterable[pa.Table]) -> None:
+        self._n_rows = 0
+        with no_room_said():
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._write(iter(tables))
+        self._reader = pa.ipc.open_file(pa.PythonFile(self._file, "r"))
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    def _write(self, tables: Iterator[pa.Table]) -> None:
+        left = next(tables)
+        self.names = left.column_names
+        self._schema = left.schema.append(pa.field(ROW, pa.int64()))
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with no_room_said():
+            writer = pa.ipc.new_file(self._file, self._schema, options=options)
+        for table in tables:
+            whole = len(left) // ROWS * ROWS
+            self._append(writer, left.slice(0, whole))
+            left = pa.concat_tables([left.slice(whole), table])
+        self._append(writer, left)
+        with no_room_said():
+            writer.close()
+            self._file.flush()
+
+    def _append(self, writer: pa.ipc.RecordBatchFileWriter, rows: pa.Table) -> None:
+        # Of one size, so that a row's number says which batch it is in.
+        for batch in rows.combine_chunks().to_batches(ROWS):
+            number = pa.array(np.arange(self._n_rows, self._n_rows + len(batch)))
+            with no_room_said():
+                writer.write_batch(pa.record_batch([*batch.columns, number], self._schema))
+            self._n_rows += len(batch)
+
+    def take(self, rows_N: np.ndarray) -> pa.Table:
+        """Give rows by their numbers, in the order of these."""
+        batch_N = rows_N // ROWS
+        by_batch_N = np.argsort(batch_N, kind="stable")
+        edges = np.flatnonzero(np.diff(batch_N[by_batch_N])) + 1
+        parts = [
+            self._reader.get_batch(int(batch_N[own_N[0]]))
+            .select(self.names)
+            .take(pa.array(rows_N[own_N] % ROWS))
+            for own_N in np.split(by_batch_N, edges)
+            if len(own_N)
+        ]
+        schema = self._schema.remove(len(self.names))
+        table = pa.Table.from_batches(parts, schema).combine_chunks()
+        back_N = np.empty_like(by_batch_N)
+        back_N[by_batch_N] = np.arange(len(back_N))
+        return table.take(pa.array(back_N))
+
+    def pieces(self, names: list[str] | None = None) -> Iterator[pa.Table]:
+        """Yield all rows in order, `PIECE` at a time; of all columns, or of some."""
+        each = PIECE // ROWS
+        for start in range(0, self._reader.num_record_batches, each):
+            stop = min(start + each, self._reader.num_record_batches)
+            batches = [self._reader.get_batch(b) for b in range(start, stop)]
+            yield pa.Table.from_batches(batches).select(names or self.names)
+
+    def chosen(self, rows_N: np.ndarray) -> IndexFile:
+        """Put some of the rows away in a file of their own."""
+        edges = range(0, max(len(rows_N), 1), PIECE)
+        return IndexFile(self.take(rows_N[start : start + PIECE]) for start in edges)
+
+    def dataset(self) -> pyarrow.dataset.Dataset:
+        """Give the rows as others read them, without holding them all; `ROW` is a column of these."""
+        return pyarrow.dataset.dataset(_door(self._file), format="ipc")
+
+
+def mapped(file: IO[bytes]) -> pa.Buffer:
+    """Give what a file holds, which the system reads when it is looked at and may drop again."""
+    file.flush()
+    return pa.memory_map(_door(file)).read_buffer()
+
+
+def _door(file: IO[bytes]) -> str:
+    """Name a file that is open and may have no name."""
+    return f"/dev/fd/{file.fileno()}"
+
+
+@contextmanager
+def no_room_said() -> Iterator[None]:
+    """Say what to do where the disk of temporary files is full.
+
+    Raises
+    ------
+    DataError
+        For an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"the index of the archive cannot be put away among the temporary files "
+            f"({error.strerror or error}); TMPDIR names another folder for them"
+        ) from None

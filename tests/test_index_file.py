@@ -1,0 +1,101 @@
+"""Rows that lie on disk: put away in any pieces, read back by number in any order."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from full_disk import small_disk
+from hypothesis import given
+from hypothesis import strategies as st
+from s3_store import one_line
+
+from rayecg.core.errors import DataError
+from rayecg.core.index_file import PIECE, ROW, ROWS, IndexFile
+
+N = 2 * ROWS + 300
+NAMES = [f"r{i}" if i % 7 else None for i in range(N)]
+
+
+def table() -> pa.Table:
+    pairs = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(2 * N)), 2)
+    return pa.table({"name": NAMES, "codes": [["a"] * (i % 3) for i in range(N)], "pair": pairs})
+
+
+@given(
+    st.lists(st.integers(0, N), max_size=6),
+    st.lists(st.integers(0, N - 1), min_size=1, max_size=50),
+)
+def test_rows_come_back_as_they_were(cuts: list[int], asked: list[int]) -> None:
+    whole = table()
+    edges = [0, *sorted(cuts), N]
+    index = IndexFile(whole.slice(start, stop - start) for start, stop in pairwise(edges))
+    assert len(index) == N
+    assert index.take(np.array([], np.int64)).num_rows == 0
+    rows_N = np.array(asked, np.int64)
+    assert index.take(rows_N).equals(whole.take(pa.array(rows_N)))
+    chosen = index.chosen(rows_N)
+    assert pa.concat_tables(chosen.pieces()).equals(whole.take(pa.array(rows_N)))
+
+
+def test_pieces_are_all_rows_in_order() -> None:
+    n = PIECE + ROWS + 5
+    index = IndexFile([pa.table({"x": np.arange(n), "y": np.zeros(n)})])
+    pieces = list(index.pieces(["x"]))
+    assert [piece.num_rows for piece in pieces] == [PIECE, ROWS + 5]
+    assert pa.concat_tables(pieces)["x"].to_pylist() == list(range(n))
+    assert pa.concat_tables(pieces).column_names == ["x"]
+
+
+def test_others_read_the_same_rows_with_their_numbers() -> None:
+    index = IndexFile([table()])
+    for _ in range(2):  # a query may go over them more than once
+        found = index.dataset().to_table()
+        assert found.select(table().column_names).equals(table())
+        assert found[ROW].to_pylist() == list(range(N))
+
+
+def test_nothing_is_left_on_disk(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    index = IndexFile([table()])
+    assert not os.listdir(tmp_path)
+    assert len(index.take(np.array([3]))) == 1
+
+
+FULL = """
+import sys, tempfile
+import numpy as np
+import pyarrow as pa
+from rayecg.core.errors import DataError
+from rayecg.core.index_file import IndexFile
+tempfile.tempdir = sys.argv[1]
+numbers = np.random.default_rng(0).integers(0, 2**62, 1 << 16)
+try:
+    IndexFile(pa.table({"x": numbers}) for _ in range(20))
+except DataError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_full_disk_is_one_line(tmp_path) -> None:
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        command = [sys.executable, "-c", FULL, disk.folder]
+        done = disk.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert one_line(DataError(done.stderr.strip())).endswith(
+        "(No space left on device); TMPDIR names another folder for them"
+    )
+
+
+def test_what_fails_elsewhere_keeps_its_own_words() -> None:
+    def tables():
+        yield table()
+        raise PermissionError("of the archive")
+
+    with pytest.raises(PermissionError, match="of the archive"):
+        IndexFile(tables())
