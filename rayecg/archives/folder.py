@@ -43,16 +43,19 @@ class WfdbFolder(Archive):
         are no records of their own.
         """
         for index, levels in self._pieces():
-            stems = [name.rpartition(".")[0] for level in levels for name in level.files]
             facts_F2 = np.concatenate([level.facts() for level in levels])
-            # Columns, which take a fraction of what a dictionary of all paths would.
-            stem_F = pa.array(stems, pa.string())
-            above_F = pc.replace_substring_regex(stem_F, "_[^_/]*$", "")
-            places = (pc.index_in(own_F, index["path"]) for own_F in (stem_F, above_F))
-            place_F = pc.fill_null(pc.coalesce(*places), -1).to_numpy()
-            own_F = place_F >= 0
             facts_R2 = np.zeros((index.num_rows, 2), np.int64)
-            np.add.at(facts_R2, place_F[own_F], facts_F2[own_F])
+            files = itertools.chain.from_iterable(level.files for level in levels)
+            first = 0
+            # A single folder may hold millions of files.
+            while names := list(itertools.islice(files, 4 * PIECE)):
+                stem_F = pa.array([name.rpartition(".")[0] for name in names], pa.string())
+                above_F = pc.replace_substring_regex(stem_F, "_[^_/]*$", "")
+                places = (pc.index_in(own_F, index["path"]) for own_F in (stem_F, above_F))
+                place_F = pc.fill_null(pc.coalesce(*places), -1).to_numpy()
+                own_F = np.flatnonzero(place_F >= 0)
+                np.add.at(facts_R2, place_F[own_F], facts_F2[first + own_F])
+                first += len(names)
             yield index, facts_R2
 
     def _pieces(self) -> Iterator[tuple[pa.Table, list[Level]]]:

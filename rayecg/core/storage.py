@@ -240,16 +240,17 @@ class Folder:
         DataError
             If it is the folder itself that cannot be read any more.
         """
-        facts = []
-        for name in names:
+        names = list(names)
+        facts = np.full((len(names), 2), -1, np.int64)
+        for i, name in enumerate(names):
             try:
                 found = os.stat(self._prefix + name)
-                facts.append((found.st_size, found.st_mtime_ns))
-            except (OSError, ValueError) as error:
-                if isinstance(error, OSError):
-                    self._check_stands(name, error)
-                facts.append((-1, -1))
-        return np.array(facts, dtype=np.int64).reshape(-1, 2)
+                facts[i] = found.st_size, found.st_mtime_ns
+            except OSError as error:
+                self._check_stands(name, error)
+            except ValueError:
+                continue
+        return facts
 
     @contextmanager
     def local(self, names: Iterable[str]) -> Iterator[Path]:
