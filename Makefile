@@ -25,7 +25,7 @@ benchmark: setup
 	$(BIN)/python jobs/benchmark.py
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

@@ -52,8 +52,9 @@ class Level:
     facts: Callable[[], np.ndarray]
 
     def called(self, suffix: str) -> list[str]:
-        """Give what is called so: a folder, too, which is then refused when it is read as a file."""
-        return sorted(name for name in (*self.files, *self.folders) if name.endswith(suffix))
+        """Give what is called so, each once: a folder, too, which is refused when it is read as a file."""
+        # A store may have both, an object and others below its name.
+        return sorted({name for name in (*self.files, *self.folders) if name.endswith(suffix)})
 
 
 class Folder:
