@@ -19,10 +19,22 @@ def records(n: int, first: int = 0) -> tuple[pa.Array, np.ndarray]:
     return ids, np.arange(first, first + n).astype("u8") + 7
 
 
-@given(st.integers(1, 300), st.integers(0, 300), st.integers(1, 40), st.integers(1, 40))
+@given(
+    st.integers(1, 300),
+    st.integers(0, 300),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from([1, 16, 10_000]),
+)
 def test_new_records_leave_earlier_units_as_they_are(
-    n: int, n_more: int, size: int, later: int
+    n: int, n_more: int, size: int, later: int, piece: int
 ) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rayecg.score.plan.PIECE", piece)
+        grow(n, n_more, size, later)
+
+
+def grow(n: int, n_more: int, size: int, later: int) -> None:
     ids, facts = records(n)
     plan = make_plan(ids.take, facts, size)
     more_ids, more_facts = records(n_more, n)
@@ -38,6 +50,19 @@ def test_new_records_leave_earlier_units_as_they_are(
     assert sorted(stored["record_id"].to_pylist()) == sorted(
         [*ids.to_pylist(), *more_ids.to_pylist()]
     )
+
+
+def test_ids_whose_numbers_are_alike_are_neither_lost_nor_doubled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ids, facts = records(40)
+    plan = make_plan(ids.take, facts, 4)
+    alike = lambda ids: np.array([int(one.as_py()[1:]) // 3 for one in ids], np.uint64)  # noqa: E731
+    monkeypatch.setattr("rayecg.score.plan._keys", alike)
+    again = make_plan(ids.take, facts, 4, plan.stored)
+    assert sorted(np.concatenate(list(again.rows.values()))) == list(range(40))
+    stored = pq.read_table(pa.BufferReader(again.stored))
+    assert sorted(stored["record_id"].to_pylist()) == sorted(ids.to_pylist())
 
 
 def test_a_record_whose_files_changed_takes_its_unit_with_it() -> None:

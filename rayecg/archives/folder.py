@@ -53,8 +53,8 @@ class WfdbFolder(Archive):
                 above_F = pc.replace_substring_regex(stem_F, "_[^_/]*$", "")
                 places = (pc.index_in(own_F, index["path"]) for own_F in (stem_F, above_F))
                 place_F = pc.fill_null(pc.coalesce(*places), -1).to_numpy()
-                own_F = np.flatnonzero(place_F >= 0)
-                np.add.at(facts_R2, place_F[own_F], facts_F2[first + own_F])
+                of_some_F = np.flatnonzero(place_F >= 0)
+                np.add.at(facts_R2, place_F[of_some_F], facts_F2[first + of_some_F])
                 first += len(names)
             yield index, facts_R2
 

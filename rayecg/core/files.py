@@ -111,7 +111,7 @@ def read_table_pieces(path: str | Path, columns: list[str]) -> Iterator[pa.Table
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(columns=columns):
                 yield pa.Table.from_batches([batch]).select(columns)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error})") from None
 
 

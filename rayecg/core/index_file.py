@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -30,6 +30,11 @@ class IndexFile:
     ----------
     tables
         At least one.
+
+    Attributes
+    ----------
+    names
+        Of the columns.
 
     Raises
     ------
@@ -65,7 +70,8 @@ class IndexFile:
 
     def _append(self, writer: pa.ipc.RecordBatchFileWriter, rows: pa.Table) -> None:
         # Of one size, so that a row's number says which batch it is in.
-        for batch in rows.combine_chunks().to_batches(ROWS):
+        for start in range(0, len(rows), ROWS):
+            (batch,) = rows.slice(start, ROWS).combine_chunks().to_batches()
             number = pa.array(np.arange(self._n_rows, self._n_rows + len(batch)))
             with no_room_said():
                 writer.write_batch(pa.record_batch([*batch.columns, number], self._schema))
@@ -102,9 +108,10 @@ class IndexFile:
         edges = range(0, max(len(rows_N), 1), PIECE)
         return IndexFile(self.take(rows_N[start : start + PIECE]) for start in edges)
 
-    def dataset(self) -> pyarrow.dataset.Dataset:
-        """Give the rows as others read them, without holding them all; `ROW` is a column of these."""
-        return pyarrow.dataset.dataset(_door(self._file), format="ipc")
+    def dataset(self, names: Sequence[str]) -> pyarrow.dataset.Dataset:
+        """Give some columns, and the number of each row as `ROW`, as others read them piece by piece."""
+        schema = pa.schema([self._schema.field(name) for name in (*names, ROW)])
+        return pyarrow.dataset.dataset(_door(self._file), schema, format="ipc")
 
 
 def mapped(file: IO[bytes]) -> pa.Buffer:

@@ -28,6 +28,11 @@ PATIENCE_S = (0.5, 1, 2, 4, 8, 16, 30)
 #: How long (s) one attempt waits for a store's first word.
 ANSWER_S = 5
 
+#: Names of files that are listed before they are needed.
+HELD = 1 << 16
+#: Of an object, in bytes.
+LONGEST_NAME = 1024
+
 #: What a store says of a name that it does not have, or that no object can have.
 _FINAL = (
     FileNotFoundError,
@@ -141,6 +146,8 @@ class RemoteFolder(Remote, Folder):
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
+        #: Of the folders that `facts` was asked about last: files with size and time.
+        self._listed: dict[str, dict[str, tuple[int, int]]] = {}
         if not self._found:
             raise SettingsError(f"expected a folder, found none at {self.root}")
 
@@ -194,13 +201,15 @@ class RemoteFolder(Remote, Folder):
 
         One that is not there is empty; one that is refused is an `OSError` or `ValueError`.
         """
-        from pyarrow import fs
-
         where = (self._path + above).rstrip("/")
-        infos = self._patiently(
-            lambda: self._files.get_file_info(fs.FileSelector(where, allow_not_found=True)),
-            self._prefix + above,
-        )
+        infos = self._infos(where)
+        if not all(info.path[len(where) + 1 :] for info in infos):
+            # Keys with two slashes: a folder without a name, which is not listed by itself. No archive
+            # means that, but its files are listed all the same, to be refused one by one.
+            own = f"{where}//"
+            infos = [info for info in infos if info.path[len(where) + 1 :]]
+            infos += [info for info in self._infos(where, True) if info.path.startswith(own)]
+            infos = [info for info in infos if info.is_file or not info.path.startswith(own)]
         start = len(self._path)
         files = {
             info.path[start:]: (info.size, info.mtime_ns if info.mtime_ns is not None else -1)
@@ -209,26 +218,45 @@ class RemoteFolder(Remote, Folder):
         }
         return files, [info.path[start:] for info in infos if not info.is_file]
 
+    def _infos(self, where: str, recursive: bool = False) -> list[Any]:
+        from pyarrow import fs
+
+        def attempt() -> list[Any]:
+            what = fs.FileSelector(where, allow_not_found=True, recursive=recursive)
+            return list(self._files.get_file_info(what))
+
+        return self._patiently(attempt, f"{self.root.partition('://')[0]}://{where}")
+
     def levels(self) -> Iterator[Level]:
-        """Yield this folder and each below it, in order; see `Folder.levels`."""
+        """Yield this folder and each below it, in order; see `Folder.levels`.
+
+        The next ones are asked for meanwhile, as long as `HELD` names at most wait.
+        """
         asked: dict[str, Future[Any]] = {}
         waiting = [""]
-        with ThreadPoolExecutor(REMOTE_THREADS) as pool:
+        pool = ThreadPoolExecutor(REMOTE_THREADS)
+        try:
             while waiting:
-                # The next ones on the way: each answer takes a while, and all of them much memory.
-                for above in waiting[-REMOTE_THREADS:]:
+                came = [one.result()[0] for one in asked.values() if _came(one)]
+                ahead = REMOTE_THREADS if sum(map(len, came)) < HELD else 1
+                for above in reversed(waiting[-ahead:]):
                     if above not in asked:
                         asked[above] = pool.submit(self._inside, above)
                 above = waiting.pop()
                 try:
                     files, folders = asked.pop(above).result()
                 except (OSError, ValueError) as error:
-                    why = self._why(error)
-                    raise DataError(f"{self._prefix}{above}: cannot be listed ({why})") from None
+                    raise self._unlisted(above, error) from None
                 waiting += sorted((f"{folder}/" for folder in folders), reverse=True)
                 names = sorted(files)
                 facts = partial(_as_facts, [files[name] for name in names])
                 yield Level(names, sorted(folders), facts)
+        finally:
+            # Who needs no more does not wait for answers that nobody needs.
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _unlisted(self, above: str, error: Exception) -> DataError:
+        return DataError(f"{self._prefix}{above}: cannot be listed ({self._why(error)})")
 
     def has(self, pattern: str) -> bool:
         """Say whether the folder's top level holds a name of this pattern."""
@@ -245,23 +273,27 @@ class RemoteFolder(Remote, Folder):
         """Give size and time of modification (ns) of files; see `Folder.facts`."""
 
         def files_in(above: str) -> dict[str, tuple[int, int]]:
+            if above in self._listed:
+                return self._listed[above]
             try:
                 check_name(f"{above}file", self)
-                return self._inside(above)[0]
-            except RecordError:
-                return {}
-            except (OSError, ValueError):  # a name that no folder can have, if it is not the store
-                self._ask_for_folder()
-                return {}
+                return {} if len(above) > LONGEST_NAME else self._inside(above)[0]
+            except (RecordError, ValueError, FileNotFoundError, NotADirectoryError):
+                return {}  # a name that no folder can have
+            except OSError as error:
+                raise self._unlisted(above, error) from None
 
         names = list(names)
         # Of whole folders: one answer is for a thousand files.
-        folders = dict.fromkeys(name[: name.rfind("/") + 1] for name in names)
-        listed: dict[str, tuple[int, int]] = {}
-        with ThreadPoolExecutor(REMOTE_THREADS) as pool:
-            for files in pool.map(files_in, folders):
-                listed |= files
-        return _as_facts([listed.get(name, (-1, -1)) for name in names])
+        folders = list(dict.fromkeys(name[: name.rfind("/") + 1] for name in names))
+        pool = ThreadPoolExecutor(REMOTE_THREADS)
+        try:
+            found = dict(zip(folders, pool.map(files_in, folders), strict=True))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._listed = found  # the next names may be of the same folders
+        none = -1, -1
+        return _as_facts([found[name[: name.rfind("/") + 1]].get(name, none) for name in names])
 
     @contextmanager
     def local(self, names: Iterable[str]) -> Iterator[Path]:
@@ -273,6 +305,10 @@ class RemoteFolder(Remote, Folder):
             for name in names:
                 (Path(folder) / name.rpartition("/")[2]).write_bytes(self.read(name)[0])
             yield Path(folder)
+
+
+def _came(answer: Future[Any]) -> bool:
+    return answer.done() and answer.exception() is None
 
 
 def _as_facts(facts: list[tuple[int, int]]) -> np.ndarray:

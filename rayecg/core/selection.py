@@ -32,7 +32,7 @@ def select_rows(index: IndexFile, condition: str) -> np.ndarray:
     base = duckdb.connect()
     try:
         # Registered first: then nothing outside the table can be reached.
-        base.register("records", index.dataset())
+        base.register("records", index.dataset(INDEX_NAMES))
         base.execute("SET enable_external_access = false; SET lock_configuration = true")
         # Parsed as one expression: pasted into a query's text it could close the bracket before it,
         # and add rows.

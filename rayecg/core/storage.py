@@ -52,7 +52,7 @@ class Level:
     facts: Callable[[], np.ndarray]
 
     def called(self, suffix: str) -> list[str]:
-        """Give what is called so, each once: a folder, too, which is refused when it is read as a file."""
+        """Give each name that ends so, once; that of a folder is refused when it is read as a file's."""
         # A store may have both, an object and others below its name.
         return sorted({name for name in (*self.files, *self.folders) if name.endswith(suffix)})
 
@@ -215,9 +215,9 @@ class Folder:
             except OSError as error:
                 raise DataError(f"{self._prefix}{above}: {error.strerror}") from None
             waiting += sorted((f"{folder}/" for folder in folders), reverse=True)
-            names = sorted(map(printable, files))
+            names = sorted(map(_listable, files))
             yield Level(
-                names, sorted(map(printable, folders)), functools.partial(self.facts, names)
+                names, sorted(map(_listable, folders)), functools.partial(self.facts, names)
             )
 
     def walk(self, suffix: str) -> Iterator[str]:
@@ -267,6 +267,11 @@ class Folder:
             yield Path(self._prefix + above.pop())
             return
         raise ValueError(f"expected files of one folder, came {names}")
+
+
+def _listable(name: str) -> str:
+    """Give a name as a table can hold it, no two alike; one with a backslash is never read anyway."""
+    return printable(name.replace("\\", "\\\\") if "\\" in name else name)
 
 
 def open_folder(path: str | Path) -> Folder:

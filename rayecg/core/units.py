@@ -30,7 +30,7 @@ _OWN = ("ledger", ".lock", ".claims", PLAN, MANIFEST)
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
-def as_parquet(table: pa.Table, **options: Any) -> pa.Buffer:
+def as_parquet(table: pa.Table) -> pa.Buffer:
     """Give a Parquet file's bytes; texts alone have a dictionary, which numbers do not repay."""
     texts = [
         f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
@@ -38,7 +38,7 @@ def as_parquet(table: pa.Table, **options: Any) -> pa.Buffer:
         if pa.types.is_list(field.type) or pa.types.is_string(field.type)
     ]
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, use_dictionary=texts, **options)
+    pq.write_table(table, sink, use_dictionary=texts)
     return sink.getvalue()
 
 

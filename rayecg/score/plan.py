@@ -38,6 +38,8 @@ SCHEMA = pa.schema(
 )
 #: What pandas hashes texts under where nothing is said.
 _NO_KEY = "0123456789123456"
+#: What ids alone are hashed under.
+_KEY_OF_IDS = "3210987654321098"
 #: What of the index decides a record's row, beside its files.
 _DECIDES = ("record_id", "path", "patient_id", "strat_fold", "age", "sex", "site", "device")
 
@@ -129,18 +131,14 @@ def make_plan(
             f"{standing.gone} records that were scored here are not among the records to score now "
             f"(the first: {standing.first_gone}); use another output folder, or --replace"
         )
-    with (
-        no_room_said(),
-        tempfile.TemporaryFile() as file,
-        pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
-    ):
+    with _Stored() as stored:
         if standing:
             first = standing.next_number
             rows = standing.rows
             for own_R in rows.values():
                 new_R[own_R] = False
             for table in standing.kept():
-                writer.write_table(table)
+                stored.add(table)
         left_R = np.flatnonzero(new_R)
         each = size * max(PIECE // size, 1)
         for start in range(0, len(left_R), each):
@@ -154,9 +152,30 @@ def make_plan(
                 names.append(unit)
             first += len(names)
             unit_R = pa.array(np.repeat(names, size)[: len(piece_R)])
-            writer.write_table(pa.table([unit_R, ids, own_facts], schema=SCHEMA))
-        writer.close()
-        return Plan(rows, mapped(file))
+            stored.add(pa.table([unit_R, ids, own_facts], schema=SCHEMA))
+        return Plan(rows, stored.finished())
+
+
+class _Stored:
+    """A plan's rows on their way into a Parquet file without a name."""
+
+    def __enter__(self) -> _Stored:
+        with no_room_said():
+            self._file = tempfile.TemporaryFile()
+            self._writer = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+        return self
+
+    def add(self, table: pa.Table) -> None:
+        with no_room_said():
+            self._writer.write_table(table)
+
+    def finished(self) -> pa.Buffer:
+        with no_room_said():
+            self._writer.close()
+            return mapped(self._file)
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
 
 
 class _Standing:
@@ -216,8 +235,9 @@ class _Standing:
 
 
 def _keys(record_ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Give a number of 64 bits for each id."""
-    return pd.util.hash_array(record_ids.to_numpy(zero_copy_only=False), categorize=False)
+    """Give a number of 64 bits for each id; it has nothing to do with that in its facts."""
+    ids = record_ids.to_numpy(zero_copy_only=False)
+    return pd.util.hash_array(ids, hash_key=_KEY_OF_IDS, categorize=False)
 
 
 def _name(number: int, record_ids: pa.Array, facts: np.ndarray) -> str:

@@ -247,7 +247,7 @@ def chosen_records(tables: Iterable[pa.Table], select: str | None, limit: int | 
     Raises
     ------
     SettingsError
-        If these are none.
+        For a limit below 1, or a condition that is none or true of no record.
     """
     if limit is not None and limit < 1:
         raise SettingsError(f"--limit: expected 1 or more, came {limit}")
