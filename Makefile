@@ -24,8 +24,9 @@ $(STAMP): pyproject.toml constraints.txt rayecg_ray_cli.pth
 benchmark: setup
 	$(BIN)/python jobs/benchmark.py
 
+# Files of tests two at a time, since half the time one core waits for Ray; each with one thread.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .
