@@ -409,8 +409,10 @@ def write_scale(rows: dict[str, Any], out: Path) -> None:
     left.legend(frameon=False)
     for name, dash in (("worker", "o-"), ("driver", "s--")):
         right.plot(thousands, table[f"{name}_mib"], dash, label=name)
-    right.set(xlabel="thousand records", ylabel="MiB", title="Largest private memory", ylim=0)
-    right.legend(frameon=False)
+    right.set(xlabel="thousand records", ylabel="MiB", title="Largest private memory")
+    right.legend(frameon=False, loc="lower right")
+    right.margins(y=0.1)
+    right.set_ylim(bottom=0)
     figure.savefig(out / "scale.png", dpi=150)
 
 
