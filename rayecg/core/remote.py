@@ -277,7 +277,7 @@ class RemoteFolder(Remote, Folder):
                 return self._listed[above]
             try:
                 check_name(f"{above}file", self)
-                return {} if len(above) > LONGEST_NAME else self._inside(above)[0]
+                return {} if len(above.encode()) > LONGEST_NAME else self._inside(above)[0]
             except (RecordError, ValueError, FileNotFoundError, NotADirectoryError):
                 return {}  # a name that no folder can have
             except OSError as error:
