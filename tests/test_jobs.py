@@ -107,11 +107,11 @@ def test_a_truncated_record_is_a_row_of_the_quarantine(tmp_path: Path) -> None:
 
 KILLED = [
     *("--experiment", SMOKE),
-    *("--set", "archive.n_records=400"),
+    *("--set", "archive.n_records=200"),
     *("--set", "archive.rate=100"),
-    *("--set", "shards.records_per_shard=16"),
+    *("--set", "shards.records_per_shard=8"),
     *("--set", "architectures=[simple_cnn1d, xresnet1d18]"),
-    *("--set", "train.epochs=4"),
+    *("--set", "train.epochs=3"),
 ]
 
 
