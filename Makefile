@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt rayecg_ray_cli.pth
 benchmark: setup
 	$(BIN)/python jobs/benchmark.py
 
-# Files of tests two at a time, since half the time one core waits for Ray; each with one thread.
+# Two files of tests at a time, each with one thread: much of a test is waiting for a Ray to start.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 

@@ -77,3 +77,19 @@ def store() -> Iterator[Store]:
     yield made
     made.stop()
     log.setLevel(before)
+
+
+@pytest.fixture
+def front(store: Store) -> Iterator[int]:
+    """Give the port of a `Front` without faults before the store."""
+    from s3_store import running_front
+
+    with running_front(store) as port:
+        yield port
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a store that does not answer asked again at once, and given up soon."""
+    monkeypatch.setattr("rayecg.core.remote.PATIENCE_S", (0.02, 0.05))
+    monkeypatch.setattr("rayecg.core.remote.ANSWER_S", 0.5)

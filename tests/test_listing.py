@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from s3_store import BUCKET, Front, one_line, running_front, write_tree
+from s3_store import BUCKET, Front, one_line, write_tree
 from shard_folders import write_wfdb
 
 from rayecg.archives.catalogue import open_archive
@@ -132,18 +131,6 @@ def test_a_folder_that_goes_while_it_is_listed_is_one_line(archive) -> None:
     with pytest.raises(DataError, match=r"/sub/: No such file or directory$") as caught:
         next(listing)
     one_line(caught.value)
-
-
-@pytest.fixture
-def front(store) -> Iterator[int]:
-    with running_front(store) as port:
-        yield port
-
-
-@pytest.fixture
-def impatient(monkeypatch) -> None:
-    monkeypatch.setattr(remote, "PATIENCE_S", (0.02, 0.05))
-    monkeypatch.setattr(remote, "ANSWER_S", 0.5)
 
 
 @pytest.mark.parametrize("held", [1, 1 << 16])

@@ -12,12 +12,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from s3_store import BUCKET, SECRETS, Front, one_line, running_front, write_beats, write_tree
+from s3_store import BUCKET, SECRETS, Front, one_line, write_beats, write_tree
 
 from rayecg.archives.base import Archive
 from rayecg.archives.catalogue import open_archive
@@ -33,19 +32,6 @@ from rayecg.core.shard_format import (
 from rayecg.core.shard_reader import read_records
 from rayecg.core.storage import open_folder, shown_path
 from rayecg.shards.build import make_shards
-
-
-@pytest.fixture
-def impatient(monkeypatch) -> None:
-    monkeypatch.setattr(remote, "PATIENCE_S", (0.02, 0.05))
-    monkeypatch.setattr(remote, "ANSWER_S", 0.5)
-
-
-@pytest.fixture
-def front(store) -> Iterator[int]:
-    """Give the port of a `Front` without faults."""
-    with running_front(store) as port:
-        yield port
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,10 @@ def test_ids_whose_numbers_are_alike_are_neither_lost_nor_doubled(
 ) -> None:
     ids, facts = records(40)
     plan = make_plan(ids.take, facts, 4)
-    alike = lambda ids: np.array([int(one.as_py()[1:]) // 3 for one in ids], np.uint64)  # noqa: E731
+
+    def alike(ids: pa.Array) -> np.ndarray:
+        return np.array([int(one.as_py()[1:]) // 3 for one in ids], np.uint64)
+
     monkeypatch.setattr("rayecg.score.plan._keys", alike)
     again = make_plan(ids.take, facts, 4, plan.stored)
     assert sorted(np.concatenate(list(again.rows.values()))) == list(range(40))
