@@ -14,7 +14,7 @@ def main() -> int:
     add("--fingerprint", help="what the checkpoint's fingerprint must begin with")
     add("--archive", help="kind: cinc ludb mitbih ptbxl synthetic wfdb")
     add("--path", help="folder or URI of the archive")
-    add("--shards", help="instead of an archive: folder that make_shards wrote")
+    add("--shards", help="instead of an archive: what make_shards wrote, folder or URI")
     add("--out", required=True, help="output folder or URI")
     add("--rate", type=int, help="which published rate of an archive to read (PTB-XL: 100, 500)")
     add(
@@ -35,14 +35,14 @@ def main() -> int:
     add("--actors", type=int, help="as many as the CPUs allow, if not given")
     add("--threads", type=float, default=1.0, help="CPUs of each actor")
     add("--gpus", type=float, default=0.0, help="GPUs of each actor")
-    add("--probe", action="store_true", help="measure which batch size and threads are fastest")
+    add("--probe", action="store_true", help="measure which actors, threads and batch size are fastest")
     add("--hash-ids", metavar="FILE", help="hash ids with the key in this file")
     add("--partition", help="part the rows: status site device strat_fold sex")
     add("--replace", action="store_true", help="replace scores that were made otherwise")
     given = arguments.parse_args()
     archive = None
     if bool(given.archive) != bool(given.path) or bool(given.archive) == bool(given.shards):
-        arguments.error("expected --archive KIND with --path, or --shards DIR")
+        arguments.error("expected --archive KIND with --path, or --shards DIR_OR_URI")
     if given.shards and (given.rate is not None or given.checks != "error"):
         arguments.error("--rate, --checks: expected with an archive; shards were read already")
     if given.archive:

@@ -28,6 +28,7 @@ from rayecg.core.experiment import (
 )
 from rayecg.core.files import read_json, read_table, write_json
 from rayecg.core.settings import load_settings, to_tree
+from rayecg.core.shard_format import RECORDS, shard_files
 from rayecg.core.units import Units
 from rayecg.metrics.operating_point import choose_operating_point
 from rayecg.models.catalogue import ARCHITECTURES, ModelInputs, build_model
@@ -36,6 +37,7 @@ from rayecg.score.batches import batches_file, compare_scores, draw_examples, pr
 from rayecg.score.run import decides
 from rayecg.score.sources import ShardSource
 from rayecg.score.unit import UnitScorer
+from rayecg.shards.build import write_records
 from rayecg.tasks.task import load_task
 from rayecg.train.permuted import permuted
 
@@ -104,6 +106,7 @@ def scored_benchmark(
     model = build_model(architecture, ModelInputs.of(settings), n_labels, {})
     card |= {"architecture": architecture, "hyperparameters": {}, "input": to_tree(settings)}
     save_checkpoint(place, model, card | {"operating_point": to_tree(point)})
+    write_records(shard_files(work / "shards"), work / "shards" / RECORDS)
     source, scoring = ShardSource(work / "shards"), ScoreSettings(batch_size=16)
     scores = work / "again"
     plans = {run: decides(read_card(place), source, scoring, None)}

@@ -304,7 +304,11 @@ def test_a_checkpoint_that_is_not_what_it_says_ends_the_job(
     ("options", "status", "said"),
     [
         ({"shards": "nowhere"}, 2, "expected a folder, found none at nowhere"),
-        ({}, 1, "/manifest.json: cannot be read"),
+        (
+            {},
+            1,
+            "/manifest.json: No such file or directory; every output of jobs/make_shards.py holds it",
+        ),
         # They were read with what was asked for then.
         ({"rate": 100}, 2, "--rate, --checks: expected with an archive"),
         ({"checks": "off"}, 2, "--rate, --checks: expected with an archive"),

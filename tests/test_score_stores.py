@@ -28,8 +28,10 @@ from scored_archive import (
     write_records,
 )
 
+from rayecg import pipeline
 from rayecg.core.destination import open_destination
 from rayecg.core.errors import DataError, SettingsError
+from rayecg.core.experiment import ArchiveSettings, ScoreSettings, ShardSettings
 from rayecg.core.files import read_json
 
 __all__ = ["archive", "checkpoint", "undisturbed"]  # fixtures
@@ -219,26 +221,36 @@ def test_hashed_ids_leave_no_clear_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["archive", "output"])
+@pytest.mark.parametrize("what", ["archive", "shards", "output"])
 def test_a_store_that_is_away_for_ten_seconds_is_waited_for(
     store: Store, tmp_path: Path, what: str
 ) -> None:
     n = 8 * N
     # Slow enough that the store goes away in the middle.
     checkpoint = write_checkpoint(tmp_path / "checkpoint", n_filters=192)
-    archive = write_records(tmp_path / "records", n)
+    source: Path | str = write_records(tmp_path / "records", n)
     near, out = tmp_path / "near", tmp_path / "out"
+    if what == "shards":
+        cut = ShardSettings(records_per_shard=SIZE)
+        pipeline.make_shards(ArchiveSettings("wfdb", str(source)), cut, tmp_path / "shards")
+        source = tmp_path / "shards"
+
+    def score_all(source: Path | str, place: Path | str) -> None:
+        if what == "shards":
+            pipeline.score(checkpoint, None, place, ScoreSettings(1), shards=source)
+        else:
+            score(checkpoint, source, place)
+
+    score_all(source, near)
     place: Path | str = out
-    source: Path | str = archive
-    if what == "archive":
-        source = store.uri(store.put(archive, "away/records"))
-    else:
+    if what == "output":
         place = store.uri("away/out")
-    score(checkpoint, archive, near)
+    else:
+        source = store.uri(store.put(Path(source), f"away/{what}"))
 
     def objects() -> int:
         """Count the entries of the ledger, past the client whose store is away."""
-        if what == "archive":
+        if what != "output":
             return n_entered(out)
         listed = store.client.list_objects_v2(Bucket="archives", Prefix="away/out/ledger/")
         return listed["KeyCount"]
@@ -253,12 +265,12 @@ def test_a_store_that_is_away_for_ten_seconds_is_waited_for(
 
     try:
         with meanwhile(go_away):
-            score(checkpoint, source, place)
+            score_all(source, place)
     finally:
         if not store.runs:
             store.start()
     check_whole(place, n)
-    if what == "output":
+    if what != "archive":
         assert contents(place) == contents(near)
     # Objects have times of their own, which are part of the units' names, and errors name the place.
     found, expected = (rows(one).drop(columns="error") for one in (place, near))

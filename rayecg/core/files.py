@@ -105,12 +105,24 @@ def read_table(path: str | Path, **options: Any) -> pa.Table:
     return pa.concat_tables(tables, promote_options="permissive")
 
 
-def read_table_pieces(path: str | Path, columns: list[str]) -> Iterator[pa.Table]:
-    """Read some columns of a Parquet file, a few rows at a time; errors as for `read_table`."""
+def count_row_groups(path: str | Path) -> int:
+    """Count the row groups of a Parquet file; errors as for `read_table`."""
+    try:
+        return int(pq.read_metadata(path).num_row_groups)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error})") from None
+
+
+def read_table_pieces(path: str | Path, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
+    """Read some columns of a Parquet file, a few rows at a time, each with its row group's number.
+
+    Errors are those of `read_table`.
+    """
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=columns):
-                yield pa.Table.from_batches([batch]).select(columns)
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(row_groups=[group], columns=columns):
+                    yield group, pa.Table.from_batches([batch]).select(columns)
     except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error})") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 import tempfile
 import time
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import numpy as np
@@ -32,6 +33,8 @@ ANSWER_S = 5
 HELD = 1 << 16
 #: Of an object, in bytes.
 LONGEST_NAME = 1024
+#: Bytes of a file that are asked for at a time where it is copied, and how many such pieces are.
+COPIED, COPIES = 1 << 23, 4
 
 #: What a store says of a name that it does not have, or that no object can have.
 _FINAL = (
@@ -148,6 +151,7 @@ class RemoteFolder(Remote, Folder):
         super().__init__(uri)
         #: Of the folders that `facts` was asked about last: files with size and time.
         self._listed: dict[str, dict[str, tuple[int, int]]] = {}
+        self._copy: tuple[str, IO[bytes]] | None = None
         if not self._found:
             raise SettingsError(f"expected a folder, found none at {self.root}")
 
@@ -305,6 +309,51 @@ class RemoteFolder(Remote, Folder):
             for name in names:
                 (Path(folder) / name.rpartition("/")[2]).write_bytes(self.read(name)[0])
             yield Path(folder)
+
+    def at_hand(self, name: str) -> Path:
+        """Give a path under which a library can open a copy of a file; see `Folder.at_hand`.
+
+        The copy is a temporary file without a name, so that no kill leaves it behind.
+
+        Raises
+        ------
+        RecordError
+            `missing_file`, `outside_archive`.
+        DataError
+            If the store does not answer, or there is no room for a copy.
+        """
+        if self._copy is None or self._copy[0] != name:
+            self._copy = None
+            data, size = self.read(name, limit=COPIED)
+            try:
+                file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the copy is wanted
+                file.write(data)
+                if size > COPIED:
+                    self._copy_large(name, size, file)
+                file.flush()
+            except OSError as error:
+                raise DataError(
+                    f"{self._prefix}{name}: cannot be put among the temporary files "
+                    f"({error.strerror or error}); TMPDIR names another folder for them"
+                ) from None
+            self._copy = name, file
+        return Path(f"/dev/fd/{self._copy[1].fileno()}")
+
+    def _copy_large(self, name: str, size: int, file: IO[bytes]) -> None:
+        """Copy a file piece by piece: no more than some pieces are in memory, and under way."""
+
+        def copy(start: int) -> None:
+            count = min(COPIED, size - start)
+            data, now = self.read(name, start, count)
+            if now != size:
+                raise DataError(f"{self._prefix}{name}: was replaced while it was read")
+            left = memoryview(data)
+            while left:
+                left = left[os.pwrite(file.fileno(), left, start + count - len(left)) :]
+
+        with ThreadPoolExecutor(COPIES) as pool:
+            for copied in [pool.submit(copy, start) for start in range(0, size, COPIED)]:
+                copied.result()
 
 
 def _came(answer: Future[Any]) -> bool:

@@ -66,7 +66,7 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 
 SIGNAL = "signal"
-#: The table of all records of a `make_shards` output, without their samples.
+#: The table of all records of a `make_shards` output, without their samples: a row group for each shard.
 RECORDS = "records.parquet"
 #: How the flag of an exact copy begins; the id of the record it is a copy of follows.
 DUPLICATE = "duplicate:"

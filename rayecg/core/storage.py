@@ -268,6 +268,14 @@ class Folder:
             return
         raise ValueError(f"expected files of one folder, came {names}")
 
+    def at_hand(self, name: str) -> Path:
+        """Give a path under which a library can open a file, until another file is asked for.
+
+        Errors are those of `read`.
+        """
+        os.close(self._open(name))
+        return Path(self._prefix + name)
+
 
 def _listable(name: str) -> str:
     """Give a name as a table can hold it, no two alike; one with a backslash is never read anyway."""

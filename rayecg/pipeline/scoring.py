@@ -39,7 +39,7 @@ def open_source(
     if (archive is None) == (shards is None):
         raise SettingsError("expected either an archive or shards to score")
     if shards is not None:
-        return ShardSource(Path(Folder(shards).root), select, limit)
+        return ShardSource(shards, select, limit)
     assert archive is not None
     return ArchiveSource(open_archive(ensure_archive(archive, None)), checks, select, limit)
 
@@ -67,7 +67,7 @@ def score(
     checkpoint
         Folder of a bundle.
     archive, shards
-        What to score: one of the two.
+        What to score: one of the two. Shards are given by folder or URI.
     out
         Folder or URI.
     settings
@@ -83,7 +83,8 @@ def score(
     fingerprint
         What the checkpoint's fingerprint must begin with.
     probe
-        Measure which batch size and threads are fastest, at the first start.
+        Measure which actors, threads and batch size are fastest; see
+        `rayecg.score.probe.chosen_execution`.
     replace
         Replace an output of another checkpoint, source, setting or code.
 
@@ -100,7 +101,7 @@ def score(
         was made otherwise and is not to be replaced.
     """
     from rayecg.models.checkpoint import read_card
-    from rayecg.score.actors import check_local_room
+    from rayecg.score.actors import check_local_room, say_unused_gpus
     from rayecg.score.probe import chosen_execution, still_stands
     from rayecg.score.run import decides
     from rayecg.score.run import score as run
@@ -113,13 +114,16 @@ def score(
     place = open_destination(out)
     with place.hold(), ray_session(ray):
         check_local_room(settings)
+        say_unused_gpus(settings)
         if probe:
-            standing = Units(place, "").plan()
+            units = Units(place, "")
+            standing = units.plan()
+            stands = still_stands(standing or {}, decides(card, source, settings, key))
             # One that another start with --replace made: a killed job goes on with what it chose.
-            if replace and not still_stands(standing or {}, decides(card, source, settings, key)):
+            if replace and not stands:
                 standing = None
-            settings = chosen_execution(folder, source, settings, standing)
-            check_local_room(settings)  # the choice of a larger machine may stand
+            unfinished = stands and units.manifest() is None
+            settings = chosen_execution(folder, source, settings, standing, unfinished)
         own = {"checkpoint": folder}
         found = run(own, source, {"checkpoint": place}, settings, key, replace)["checkpoint"]
         return {**found, "summary": _summarise(place, found, card, source)}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rayecg.core.errors import SettingsError
 from rayecg.core.experiment import ScoreSettings
-from rayecg.core.session import cluster_cpus, cluster_gpus, may_grow
+from rayecg.core.session import KEEPS_MEMORY, cluster_cpus, cluster_gpus, may_grow
 from rayecg.models.predictor import Predictor
 
 
@@ -46,6 +48,23 @@ def check_local_room(settings: ScoreSettings) -> None:
     """Do so in a Ray that was started here, which would wait for ever; a cluster may get nodes."""
     if not may_grow():
         check_room(settings, cluster_cpus(), cluster_gpus())
+
+
+def actor_options(settings: ScoreSettings) -> dict[str, Any]:
+    """Give what Ray is told of an actor; one that dies is replaced by whoever started it."""
+    return {
+        "num_cpus": settings.num_cpus,
+        "num_gpus": settings.num_gpus,
+        "max_restarts": 0,
+        "runtime_env": {"env_vars": KEEPS_MEMORY},
+    }
+
+
+def say_unused_gpus(settings: ScoreSettings) -> None:
+    """Say on standard error that there are GPUs, where actors have none."""
+    n = cluster_gpus()
+    if n and not settings.num_gpus:
+        print(f"score: there are {n:g} GPUs; with --gpus 1 actors use them", file=sys.stderr)
 
 
 def open_predictor(checkpoint: Path, settings: ScoreSettings) -> Predictor:

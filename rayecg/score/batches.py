@@ -106,6 +106,7 @@ def probe_batches(
     options = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus}
     prepare = ray.remote(num_cpus=settings.num_cpus)(prepare_sample)
     compare = ray.remote(**options)(compare_scores)
+    shards = Path(source.folder.root)
     samples: dict[str, Any] = {}
     tasks = []
     for name in waiting:
@@ -114,7 +115,7 @@ def probe_batches(
         kind = fingerprint([card["input"], card["task"]["unit"], fold])
         if kind not in samples:  # checkpoints that read the same share it
             wanted = draw_examples(table, fold, n_examples)
-            samples[kind] = prepare.remote(source.folder, checkpoints[name], wanted, n_examples)
+            samples[kind] = prepare.remote(shards, checkpoints[name], wanted, n_examples)
         place = checkpoints[name], samples[kind], scores[name], settings
         tasks.append(compare.remote(*place))
     for name, task in zip(waiting, tasks, strict=True):

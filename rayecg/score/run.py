@@ -21,11 +21,11 @@ from rayecg.core.experiment import ScoreSettings
 from rayecg.core.files import MANIFEST, as_json, fingerprint
 from rayecg.core.hashing import hashed
 from rayecg.core.progress import Progress
-from rayecg.core.session import KEEPS_MEMORY, cluster_cpus, cluster_gpus
+from rayecg.core.session import cluster_cpus, cluster_gpus
 from rayecg.core.units import Units, failure_as_row, raise_failures
 from rayecg.core.versions import code_fingerprint, versions
 from rayecg.models.checkpoint import read_card
-from rayecg.score.actors import n_actors
+from rayecg.score.actors import actor_options, n_actors
 from rayecg.score.careful import score_each
 from rayecg.score.plan import Plan
 from rayecg.score.pool import run_on_actors
@@ -219,12 +219,7 @@ def _run_units(
         return _Start()
     scorer = ray.put(worker)
     actor = ray.remote(UnitActor)
-    options = {
-        "num_cpus": settings.num_cpus,
-        "num_gpus": settings.num_gpus,
-        "max_restarts": 0,
-        "runtime_env": {"env_vars": KEEPS_MEMORY},
-    }
+    options = actor_options(settings)
     first = source.payload(waiting[0], plan)
     n_now, most = 0, min(most, len(waiting))
     ready_at: list[float] = []

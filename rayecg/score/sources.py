@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rayecg.core.batch import Batch, Item, batches, bounded, shard_batches
 from rayecg.core.errors import DataError, RecordError, SettingsError
 from rayecg.core.files import (
     MANIFEST,
+    count_row_groups,
     fingerprint,
     read_json,
     read_table,
@@ -26,7 +28,9 @@ from rayecg.core.hashing import hashed_ids
 from rayecg.core.index_file import IndexFile
 from rayecg.core.record import Record
 from rayecg.core.selection import select_rows
-from rayecg.core.shard_format import INDEX_NAMES, RECORDS, shard_files
+from rayecg.core.shard_format import INDEX_NAMES, RECORDS
+from rayecg.core.storage import open_folder
+from rayecg.core.units import unit_suffix
 from rayecg.score.plan import Plan, make_plan, record_facts, unit_size
 from rayecg.signal.assessment import assess
 
@@ -36,6 +40,9 @@ AT_ONCE = 256
 QUARANTINE = "quarantine"
 #: The column for size and time of a record's files.
 FILES = "files"
+#: The column for the number of a record's unit.
+UNIT = "unit"
+_SHARDS = "records/"
 
 
 class ShardSource:
@@ -44,49 +51,85 @@ class ShardSource:
     Parameters
     ----------
     folder
-        Where it lies.
+        Where it lies: a path, or a URI.
     select, limit
         As for `ArchiveSource`.
 
     Raises
     ------
+    SettingsError
+        If there is no such folder.
     DataError
         If it is no such output.
     """
 
-    def __init__(self, folder: Path, select: str | None = None, limit: int | None = None) -> None:
-        self.folder = folder
-        manifest = read_json(folder / MANIFEST)
+    def __init__(
+        self, folder: str | Path, select: str | None = None, limit: int | None = None
+    ) -> None:
+        self.folder = open_folder(folder)
+        with self._file(MANIFEST) as file:
+            manifest = read_json(file)
         if manifest.get("stage") != "shards":
             raise DataError(
-                f"{folder}: expected the output of jobs/make_shards.py, its manifest is of "
+                f"{self.folder}: expected the output of jobs/make_shards.py, its manifest is of "
                 f"{manifest.get('stage', 'something else')!r}"
             )
         self.key: str = manifest["key"]
         self.n_input: int = manifest["n_input"]
         self.synthetic: bool = manifest["synthetic"]
-        self._units = {file.stem: None for file in shard_files(folder)} | {QUARANTINE: None}
+        shards = sorted(
+            name for name in self.folder.walk(unit_suffix(self.key)) if name.startswith(_SHARDS)
+        )
+        with self._file(RECORDS) as file:
+            n_shards = count_row_groups(file)
+        if len(shards) != n_shards:
+            raise DataError(
+                f"{self.folder}/{_SHARDS}: expected the {n_shards} shards whose records are in "
+                f"{RECORDS}, found {len(shards)}; make the shards anew, or bring back what is gone"
+            )
+        #: The units, and of each the first and the last of the chosen records; None is for all.
+        self._units: dict[str, tuple[int, int] | None] = {_unit_of(name): None for name in shards}
+        self._units[QUARANTINE] = None
+        self._chosen: IndexFile | None = None
         if select is not None or limit is not None:
-            chosen = chosen_records(self._index(), select, limit)
-            ids = pa.chunked_array([piece["record_id"] for piece in chosen.pieces()])
-            self._units = {
-                unit: own for unit in self._units if len(own := self._chosen_of(unit, ids))
-            }
-            self.n_input = len(chosen)
+            self._chosen = chosen_records(self._index(), select, limit)
+            self._units = self._parted(list(self._units), self._chosen)
+            self.n_input = len(self._chosen)
             self.key = fingerprint([self.key, select, limit])
 
     def _index(self) -> Iterator[pa.Table]:
-        """List the records, those in quarantine last."""
-        for part in (self.folder / RECORDS, self._file(QUARANTINE)):
-            yield from read_table_pieces(part, INDEX_NAMES)
+        """List the records with the numbers of their units, those in quarantine last."""
+        with self._file(RECORDS) as file:
+            for number, piece in read_table_pieces(file, INDEX_NAMES):
+                yield _numbered(piece, number)
+        with self._file(_name_of(QUARANTINE)) as file:
+            for _, piece in read_table_pieces(file, INDEX_NAMES):
+                yield _numbered(piece, len(self._units) - 1)
 
-    def _file(self, unit: str) -> Path:
-        return self.folder / ("" if unit == QUARANTINE else "records") / f"{unit}.parquet"
+    @staticmethod
+    def _parted(units: list[str], chosen: IndexFile) -> dict[str, tuple[int, int] | None]:
+        """Say which of the chosen records, which are in the units' order, each unit has, if it has any."""
+        n_U = np.zeros(len(units), np.int64)
+        for piece in chosen.pieces([UNIT]):
+            n_U += np.bincount(piece[UNIT].to_numpy(), minlength=len(units))
+        end_U = np.cumsum(n_U)
+        return {
+            unit: (int(end - n), int(end))
+            for unit, n, end in zip(units, n_U, end_U, strict=True)
+            if n
+        }
 
-    def _chosen_of(self, unit: str, chosen: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Give the records of a unit that were chosen."""
-        own = pc.unique(read_table(self._file(unit), columns=["record_id"])["record_id"])
-        return own.filter(pc.is_in(own, value_set=chosen))
+    @contextmanager
+    def _file(self, name: str) -> Iterator[Path]:
+        """Give a file as libraries open it; errors name it, and no copy of it."""
+        try:
+            path = self.folder.at_hand(name)
+        except RecordError as error:
+            raise DataError(f"{error}; every output of jobs/make_shards.py holds it") from None
+        try:
+            yield path
+        except DataError as error:
+            raise DataError(str(error).replace(str(path), f"{self.folder}/{name}")) from None
 
     def plan(
         self,
@@ -105,7 +148,11 @@ class ShardSource:
 
     def payload(self, unit: str, plan: Plan | None = None) -> dict[str, Any]:
         """Give what a worker needs to read a unit: those of its records that were chosen, or None."""
-        return {"unit": unit, "wanted": self._units[unit]}
+        own, wanted = self._units[unit], None
+        if own is not None:
+            assert self._chosen is not None
+            wanted = self._chosen.take(np.arange(*own))["record_id"].combine_chunks()
+        return {"unit": unit, "wanted": wanted}
 
     def sample(self, n_records: int) -> dict[str, Any]:
         """Give what a worker needs to read records of the first unit."""
@@ -113,23 +160,24 @@ class ShardSource:
 
     def n_bytes(self) -> int:
         """Give the size of the files that are read."""
-        return sum(self._file(unit).stat().st_size for unit in self._units)
+        return int(self.folder.facts(map(_name_of, self._units))[:, 0].clip(min=0).sum())
 
     def batches(self, payload: dict[str, Any]) -> Iterator[Batch]:
         """Yield the records of a unit, some at a time."""
-        file, wanted = self._file(payload["unit"]), payload["wanted"]
-        if payload["unit"] != QUARANTINE:
-            yield from shard_batches(file, wanted=wanted)
-            return
-        table = read_table(file)
-        if wanted is not None:
-            table = table.filter(pc.is_in(table["record_id"], value_set=wanted))
+        with self._file(_name_of(payload["unit"])) as file:
+            if payload["unit"] != QUARANTINE:
+                yield from shard_batches(file, wanted=payload["wanted"])
+                return
+            table = read_table(file)
+        if payload["wanted"] is not None:
+            table = table.filter(pc.is_in(table["record_id"], value_set=payload["wanted"]))
         rows = table.to_pylist()
         yield from batches((row, RecordError(row["error_code"], row["error"])) for row in rows)
 
     def singles(self, payload: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Yield each record's index row, and what a worker needs to read it alone."""
-        rows = read_table(self._file(payload["unit"]), columns=INDEX_NAMES).to_pylist()
+        with self._file(_name_of(payload["unit"])) as file:
+            rows = read_table(file, columns=INDEX_NAMES).to_pylist()
         row_of = {row["record_id"]: row for row in rows}  # one of those of a record in windows
         wanted = row_of if payload["wanted"] is None else payload["wanted"].to_pylist()
         for record_id in wanted:
@@ -137,7 +185,19 @@ class ShardSource:
 
     def __getstate__(self) -> dict[str, Any]:
         # Units carry which of their records are wanted, so workers need no list of them.
-        return vars(self) | {"_units": {}}
+        return vars(self) | {"_units": {}, "_chosen": None}
+
+
+def _name_of(unit: str) -> str:
+    return f"{unit}.parquet" if unit == QUARANTINE else f"{_SHARDS}{unit}.parquet"
+
+
+def _unit_of(name: str) -> str:
+    return name.removeprefix(_SHARDS).removesuffix(".parquet")
+
+
+def _numbered(table: pa.Table, number: int) -> pa.Table:
+    return table.append_column(UNIT, pa.array(np.full(len(table), number, np.int32)))
 
 
 class ArchiveSource:

@@ -221,7 +221,8 @@ def write_records(files: list[Path], to: Path) -> int:
     files
         The shards, in order.
     to
-        The table: the columns of a shard without `signal`, one row a record.
+        The table: the columns of a shard without `signal`, one row a record, and one row group for
+        each shard.
 
     Returns
     -------
@@ -245,7 +246,8 @@ def write_records(files: list[Path], to: Path) -> int:
                 field = schema.field("flags")
                 column = pa.array(flags, field.type)
                 table = table.set_column(names.index("flags"), field, column)
-            writer.write_table(table)
+            # A row group for each shard says which records are where.
+            writer.write_table(table, row_group_size=table.num_rows)
     return duplicates
 
 
