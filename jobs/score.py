@@ -35,7 +35,11 @@ def main() -> int:
     add("--actors", type=int, help="as many as the CPUs allow, if not given")
     add("--threads", type=float, default=1.0, help="CPUs of each actor")
     add("--gpus", type=float, default=0.0, help="GPUs of each actor")
-    add("--probe", action="store_true", help="measure which actors, threads and batch size are fastest")
+    add(
+        "--probe",
+        action="store_true",
+        help="measure which actors, threads and batch size are fastest",
+    )
     add("--hash-ids", metavar="FILE", help="hash ids with the key in this file")
     add("--partition", help="part the rows: status site device strat_fold sex")
     add("--replace", action="store_true", help="replace scores that were made otherwise")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import wfdb
 from shard_folders import write_wfdb
@@ -171,6 +172,34 @@ def test_cinc_ids_are_paths_where_names_repeat(tmp_path):
     assert ids == ["A1", "x/A1", "y/A1", "A2", "A3"]
     # An id does not depend on how much of the archive is taken.
     assert [row["record_id"] for row in index_of("cinc", tmp_path, limit=2)] == ids[:2]
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 100])
+def test_cinc_lists_the_same_in_pieces_of_any_size(tmp_path, monkeypatch, piece):
+    for i, path in enumerate(("x/A1", "y/A1", "y/A2", "A1", "z/A3", "z/A1", "z/A10")):
+        write_cinc(tmp_path / path, f"#Age: {i}\n")
+    opened = open_archive(ArchiveSettings("cinc", str(tmp_path)))
+    index = opened.checked_index()
+    assert index["record_id"].to_pylist() == ["A1", "x/A1", "y/A1", "A2", "z/A1", "A10", "A3"]
+    assert index["age"].to_pylist() == [3, 0, 1, 2, 5, 6, 4]
+    for module in ("core.index_file", "archives.cinc"):
+        monkeypatch.setattr(f"rayecg.{module}.PIECE", piece)
+    monkeypatch.setattr("rayecg.core.index_file.ROWS", min(piece, 2))
+    parts = list(opened.listing())
+    assert max(part.num_rows for part, _ in parts) <= piece
+    assert pa.concat_tables(part for part, _ in parts).equals(index)
+    assert opened.index().equals(index)
+    np.testing.assert_array_equal(facts_of(opened), opened.deciding_facts(index))
+    for limit in (1, 2, 3, 6, 7, 8):
+        few = open_archive(ArchiveSettings("cinc", str(tmp_path), limit=limit))
+        assert pa.concat_tables(part for part, _ in few.listing()).equals(index.slice(0, limit))
+
+
+def test_cinc_names_of_one_hash_are_told_by_their_paths(tmp_path, monkeypatch):
+    for path in ("x/A1", "y/A2", "A3"):
+        write_cinc(tmp_path / path)
+    monkeypatch.setattr("rayecg.archives.cinc._hash", lambda name: len(name))
+    assert [row["record_id"] for row in index_of("cinc", tmp_path)] == ["A3", "x/A1", "y/A2"]
 
 
 def test_cinc_headers_that_say_nothing_are_listed_all_the_same(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from s3_store import BUCKET, Front, one_line, write_tree
 from shard_folders import write_wfdb
 
 from rayecg.archives.catalogue import open_archive
-from rayecg.core import remote
+from rayecg.core import remote, sorted_names
 from rayecg.core.errors import DataError, RecordError, SettingsError
 from rayecg.core.experiment import ArchiveSettings
 from rayecg.core.storage import Folder, open_folder
@@ -31,6 +33,63 @@ def archive(tmp_path) -> Path:
 
 def opened(path: object, limit: int | None = None):
     return open_archive(ArchiveSettings("wfdb", str(path), limit=limit))
+
+
+@pytest.fixture
+def at_once(monkeypatch) -> Callable[[int], None]:
+    """Give a setter for how many names are held, read, listed and worked on at a time."""
+
+    def set_to(size: int) -> None:
+        for name in ("HELD", "AT_ONCE", "PART"):
+            monkeypatch.setattr(sorted_names, name, size)
+        monkeypatch.setattr("rayecg.archives.folder.PIECE", size)
+
+    return set_to
+
+
+#: Files by their names, a record's segments in its header; each is as long as its place says.
+ODD = {
+    "": (
+        "m.hea=m_layout m_0001 m_0002 mx other", "m.dat", "m_layout.hea", "m_0001.hea", "m_0001.dat",
+        "m_0002.hea", "m_0002.x.dat", "m_0003.dat", "m_0003.hea", "mx.hea", "mx.dat", "m-1.hea",
+        "m1.hea", "m1.dat", "m1_0001.dat", "m1_x_0001.dat", "m", "m.", "M.hea", "other.hea",
+        "a.b.dat", "a.b.hea", "a.b_0001.dat", "a.dat", "a.hea", "a.z", "b.1.dat", "b.2.dat", "b.dat",
+        "b.hea", "b_1.dat", "c_1.dat", "ecg.txt", "ecg_1.dat", "ecg_1.hea", "ecg_2.dat", "ecg_2.hea",
+        "line\n.dat", "line\n.hea", "line\n_1.dat", "ü.hea", "ü_1.dat", ".hea", "_.hea", "__1.dat",
+    ),
+    "folder.hea": ("r.hea", "other", "m_0009.dat"),
+    "m_5": ("m.hea", "m_0001.dat"),
+    "m.x": ("y", "z.hea"),
+}  # fmt: skip
+#: Their sizes, added up by hand: what belongs to `m` are the names that begin with it and `.` or `_`,
+#: but for `m_0003`, a record of its own; `m.`, whose end is empty, is one of them.
+SIZES = {
+    "m": [1, 2, 3, 4, 5, 6, 7, 18], "m_0003": [8, 9], "m-1": [12], "m1": [13, 14, 15], "M": [19],
+    "other": [20], "a.b": [21, 22, 23], "a": [24, 25, 26], "b": [29, 30, 31], "ecg_1": [34, 35],
+    "ecg_2": [36, 37], "line\n": [38, 39, 40], "ü": [41, 42], "": [43], "_": [44, 45], "folder": [],
+    "folder.hea/r": [46], "m_5/m": [49, 50], "m.x/z": [52],
+}  # fmt: skip
+IN_ORDER = [
+    "", "_", "M", "a.b", "a", "b", "ecg_1", "ecg_2", "folder", "line\n", "m", "m_0003", "m-1", "m1",
+    "other", "ü", "folder.hea/r", "m.x/z", "m_5/m",
+]  # fmt: skip
+
+
+@pytest.fixture
+def odd(tmp_path) -> Path:
+    place = 0
+    for above, names in ODD.items():
+        (tmp_path / "odd" / above).mkdir(parents=True)
+        for name in names:
+            place += 1
+            name, _, segments = name.partition("=")
+            file = tmp_path / "odd" / above / name
+            file.write_bytes(bytes(1000 + place))
+            if segments:
+                lines = "".join(f"{one} 10\n" for one in segments.split())
+                text = f"{file.stem}/{len(segments.split())} 1 100\n{lines}"
+                file.write_text(text.ljust(1000 + place, "\n"))
+    return tmp_path / "odd"
 
 
 def ids_of(source: ArchiveSource) -> list[str]:
@@ -133,6 +192,81 @@ def test_a_folder_that_goes_while_it_is_listed_is_one_line(archive) -> None:
     one_line(caught.value)
 
 
+def facts_of(path: object, limit: int | None = None) -> dict[str, list[int]]:
+    """Give size and time of each record, in order, as pieces of the listing say."""
+    found: dict[str, list[int]] = {}
+    for index, facts_R2 in opened(path, limit).listing():
+        ids = index["record_id"].to_pylist()
+        assert not found.keys() & ids
+        found |= dict(zip(ids, facts_R2.tolist(), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 30, 1 << 16])
+def test_a_folder_of_many_names_is_listed_as_one_of_few(odd, at_once, size) -> None:
+    whole = facts_of(odd)
+    at_once(size)
+    found = facts_of(odd)
+    assert list(found) == IN_ORDER == opened(odd).index()["record_id"].to_pylist()
+    assert {name: facts[0] for name, facts in found.items()} == {
+        name: sum(1000 + place for place in places) for name, places in SIZES.items()
+    }
+    assert found == whole
+    for limit in (1, 2, 10, 11, 12, len(found), 99):
+        first = {name: found[name] for name in IN_ORDER[:limit]}
+        assert facts_of(odd, limit) == first
+        assert opened(odd, limit).index()["record_id"].to_pylist() == IN_ORDER[:limit]
+    levels = list(Folder(odd).levels())
+    assert max(len(level.files) + len(level.folders) for level in levels) <= size
+    assert opened(odd).deciding_facts(opened(odd).index())[:, 0].sum() == sum(
+        1000 + place for place in range(1, 53)
+    )
+
+
+def test_names_that_are_no_utf8_are_listed_in_parts_too(archive, at_once) -> None:
+    for raw in (b"\xff.hea", b"\xfe.hea", b"\xff_1.dat", rb"\xff.hea", "ü.hea".encode()):
+        for above in (archive, archive / "sub"):
+            (above / os.fsdecode(raw)).write_bytes(b"r 1 100 10\n")
+    (archive / os.fsdecode(b"\xfd")).mkdir()
+    (archive / os.fsdecode(b"\xfd") / "r.hea").touch()
+    whole = facts_of(archive)
+    assert list(whole)[:4] == [r"\\xff", r"\xfe", r"\xff", "a"]
+    assert r"\xfd/r" in whole
+    at_once(2)
+    assert facts_of(archive) == whole
+
+
+def test_listing_goes_no_further_than_the_limit(archive, monkeypatch) -> None:
+    listed = []
+    scan = Folder._scan
+    monkeypatch.setattr(
+        Folder, "_scan", lambda self, above: listed.append(above) or scan(self, above)
+    )
+    for limit, folders in ((3, [b""]), (4, [b"", b"sub/"]), (6, [b"", b"sub/", b"sub/a/"])):
+        assert len(facts_of(archive, limit)) == opened(archive, limit).index().num_rows == limit
+        assert listed == folders * 2
+        listed.clear()
+
+
+@pytest.mark.parametrize("kind", ["files", "folders"])
+def test_memory_does_not_grow_with_a_folder(tmp_path, at_once, monkeypatch, kind) -> None:
+    at_once(128)
+    monkeypatch.setattr(sorted_names, "AT_ONCE", 2)
+    peaks = []
+    for n in (256, 2048):
+        root = tmp_path / str(n)
+        root.mkdir()
+        for i in range(n):
+            name = root / f"{'a rather long name':50}{i:06d}.hea"
+            name.mkdir() if kind == "folders" else name.touch()
+        for _ in range(2):  # what the first time imports and keeps does not count
+            tracemalloc.start()
+            assert sum(1 for _ in Folder(root).walk(".hea")) == n
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[3] < 3 * peaks[1], peaks
+
+
 @pytest.mark.parametrize("held", [1, 1 << 16])
 def test_a_store_lists_as_a_disk_does(store, archive, monkeypatch, held) -> None:
     monkeypatch.setattr(remote, "HELD", held)
@@ -146,6 +280,43 @@ def test_a_store_lists_as_a_disk_does(store, archive, monkeypatch, held) -> None
     names = [f"{name}.dat" for name in NAMES] + ["nobody", "sub/nobody", "nowhere/x"]
     np.testing.assert_array_equal(near.facts(names)[:, 0], far.facts(names)[:, 0])
     assert opened(store.uri("levels")).index().equals(opened(archive).index())
+
+
+@pytest.mark.parametrize("size", [1, 3, 1 << 16])
+def test_a_store_lists_odd_names_as_a_disk_does(store, odd, at_once, size) -> None:
+    for file in odd.glob("line*"):
+        file.unlink()  # the server of the tests takes no such key
+    store.put(odd, "odd")
+    at_once(size)
+    near, far = Folder(odd), open_folder(store.uri("odd"))
+    both = [
+        [(level.files, level.folders, level.follows) for level in one.levels()]
+        for one in (near, far)
+    ]
+    assert both[0] == both[1]
+    names = [name for files, _, _ in both[0] for name in (*files, "m.nobody")]
+    np.testing.assert_array_equal(near.facts(names)[:, 0], far.facts(names)[:, 0])
+    found = facts_of(store.uri("odd"))
+    assert list(found) == [name for name in IN_ORDER if name != "line\n"]
+    assert [one[0] for one in found.values()] == [one[0] for one in facts_of(odd).values()]
+
+
+@pytest.mark.parametrize("size", [1, 1 << 16])
+def test_an_object_that_others_lie_below_is_listed_once(store, at_once, size) -> None:
+    for name in ("b.hea", "c.hea", "c.hea/d.hea", "c.hea_1.dat", "e.hea"):
+        store.client.put_object(Bucket=BUCKET, Key=f"both/{name}", Body=b"r 1 100 10\n")
+    at_once(size)
+    assert list(facts_of(store.uri("both"))) == ["b", "c", "e", "c.hea/d"]
+
+
+def test_folders_that_wait_are_asked_for_in_order(store, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(remote, "TAKEN", 2)
+    for name in ("a/1", "a/2", "a/3", "a/4", "a/5", "b/1", "b/2", "c"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "r.hea").touch()
+    store.put(tmp_path, "wide")
+    far = open_folder(store.uri("wide"))
+    assert list(far.walk(".hea")) == list(Folder(tmp_path).walk(".hea"))
 
 
 def test_keys_with_two_slashes_are_listed_once_and_refused(store) -> None:

@@ -7,16 +7,20 @@ is known of it stands in comments of the header.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import re
-from collections import Counter
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
 from rayecg.archives.base import Archive
 from rayecg.archives.ptbxl import OVER_89, OVER_89_AS
 from rayecg.archives.wfdb_header import MAX_HEADER_BYTES
 from rayecg.core.errors import DataError, RecordError
+from rayecg.core.index_file import PIECE, IndexFile
 from rayecg.core.shard_format import index_table
 
 #: `#Age: 53`, `# Age: 53`, and LUDB's `#<age>: 53`.
@@ -54,16 +58,49 @@ class Cinc(Archive):
 
     def index(self) -> pa.Table:
         """List the records by relative path; what a header does not state, or not so, is null."""
-        paths = [name.removesuffix(".hea") for name in self.folder.walk(".hea")]
-        if not paths:
-            raise DataError(f"{self.folder}: expected WFDB headers (*.hea), found none")
+        return pa.concat_tables(self._pieces())
+
+    def listing(self) -> Iterator[tuple[pa.Table, np.ndarray]]:
+        """Yield the index with size and time of each record's two files."""
+        for index in self._pieces():
+            yield from self._with_facts(index)
+
+    def _pieces(self) -> Iterator[pa.Table]:
+        """Yield the index, `PIECE` records at a time; 8 bytes a record are in memory meanwhile."""
+        hashes: list[np.ndarray] = []
+        paths = IndexFile(self._paths(hashes))
         # Counted over all, so that no id depends on `limit`.
-        counts = Counter(path.rpartition("/")[2] for path in paths)
-        paths = paths[: self.settings.limit]
+        hash_N = np.concatenate(hashes)
+        hashes.clear()
+        hash_N.sort()
+        left = self.settings.limit
+        for piece in paths.pieces():
+            own_P = piece["hash"].to_numpy()[:left]
+            ends = (np.searchsorted(hash_N, own_P, side) for side in ("right", "left"))
+            is_only_P = np.subtract(*ends) == 1
+            yield self._index_of(piece["path"].slice(0, left).to_pylist(), is_only_P.tolist())
+            if left is not None:
+                left -= len(own_P)
+                if left <= 0:
+                    return
+
+    def _paths(self, hashes: list[np.ndarray]) -> Iterator[pa.Table]:
+        """Yield the records' paths with hashes of their names, which are left in `hashes`, too."""
+        headers = self.folder.walk(".hea")
+        while some := list(itertools.islice(headers, PIECE)):
+            paths = [header.removesuffix(".hea") for header in some]
+            hashes.append(np.array([_hash(path.rpartition("/")[2]) for path in paths], np.int64))
+            yield pa.table({"path": pa.array(paths, pa.string()), "hash": hashes[-1]})
+        if not hashes:
+            raise DataError(f"{self.folder}: expected WFDB headers (*.hea), found none")
+
+    def _index_of(self, paths: list[str], is_only: list[bool]) -> pa.Table:
         rows = []
-        for path, stated in zip(paths, self.map_files(self._stated, paths), strict=True):
+        for path, only, stated in zip(
+            paths, is_only, self.map_files(self._stated, paths), strict=True
+        ):
             above, _, name = path.rpartition("/")
-            record_id = name if counts[name] == 1 else path
+            record_id = name if only else path
             rows.append({"record_id": record_id, "path": path, "site": source_of(above), **stated})
         return index_table(rows)
 
@@ -74,6 +111,11 @@ class Cinc(Archive):
             return {}
         # Whatever the encoding, what is looked for is ASCII.
         return stated_in(raw.decode("latin-1"))
+
+
+def _hash(name: str) -> int:
+    """Give 64 bits of a name, the same everywhere: two names of one hash would be told by their paths."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
 
 
 def stated_in(header: str) -> dict[str, Any]:

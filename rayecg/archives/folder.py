@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from rayecg.core.errors import DataError, RecordError
 from rayecg.core.index_file import PIECE
 from rayecg.core.record import Record
 from rayecg.core.shard_format import index_columns
-from rayecg.core.storage import Level
+from rayecg.core.storage import Folder, Level
 from rayecg.signal.leads import with_derived_leads
 
 
@@ -30,7 +29,14 @@ class WfdbFolder(Archive):
 
     def index(self) -> pa.Table:
         """List the records by relative path."""
-        return pa.concat_tables(index for index, _ in self._pieces())
+        limit, names = self.settings.limit, []
+        n_names = 0
+        for some, _ in self._pieces():
+            names.append(_as_index(pa.array(some, pa.string())))
+            n_names += len(some)
+            if limit is not None and n_names >= limit:
+                break
+        return pa.concat_tables(names).slice(0, limit)
 
     def deciding_facts(self, index: pa.Table) -> np.ndarray:
         """Give size and time of every file: a header may name any of them."""
@@ -42,70 +48,137 @@ class WfdbFolder(Archive):
         Its files are those that are called after it: `NAME.x`, and the segments `NAME_0001.x` that
         are no records of their own.
         """
-        for index, levels in self._pieces():
-            facts_F2 = np.concatenate([level.facts() for level in levels])
-            facts_R2 = np.zeros((index.num_rows, 2), np.int64)
-            files = itertools.chain.from_iterable(level.files for level in levels)
-            first = 0
-            # A single folder may hold millions of files.
-            while names := list(itertools.islice(files, 4 * PIECE)):
-                stem_F = pa.array([name.rpartition(".")[0] for name in names], pa.string())
-                above_F = pc.replace_substring_regex(stem_F, "_[^_/]*$", "")
-                places = (pc.index_in(own_F, index["path"]) for own_F in (stem_F, above_F))
-                place_F = pc.fill_null(pc.coalesce(*places), -1).to_numpy()
-                of_some_F = np.flatnonzero(place_F >= 0)
-                np.add.at(facts_R2, place_F[of_some_F], facts_F2[first + of_some_F])
-                first += len(names)
-            yield index, facts_R2
+        left, sums = self.settings.limit, _Sums()
+        for names, levels in self._pieces():
+            own, facts_R2 = sums.add(names, levels)
+            if len(own):
+                yield _as_index(own[:left]), facts_R2[:left]
+            if left is not None:
+                left -= len(own)
+                if left <= 0:
+                    return
 
-    def _pieces(self) -> Iterator[tuple[pa.Table, list[Level]]]:
-        """Yield records, about `PIECE` at a time, with the folders that they lie in.
+    def _pieces(self) -> Iterator[tuple[list[str], list[Level]]]:
+        """Yield the paths of records, with the folders or parts of one that hold these and their files.
 
-        A path is there once, so that no record is listed twice.
+        They are about `PIECE` names at a time; from the limit on, each part of a folder by itself. A
+        path is there once, so that no record is listed twice.
         """
-        left, found = self.settings.limit, False
+        limit, n_found, n_names = self.settings.limit, 0, 0
+        headers = _Headers(self.folder)
         names: list[str] = []
         levels: list[Level] = []
-        for level in itertools.chain(self.folder.levels(), (None,)):
-            if level is not None and (own := self._records(level)):
+        goes_on = False
+        for level in self.folder.levels():
+            own = headers.records(level)
+            is_part, goes_on = goes_on or level.follows is not None, level.follows is not None
+            if own or is_part:  # what a record's header is called after may lie in another part
                 names += own
                 levels.append(level)
-            last = level is None or (left is not None and len(names) >= left)
-            if names and (last or len(names) >= PIECE):
-                column = pa.array(names[:left], pa.string())
-                yield index_columns({"record_id": column, "path": column}), levels
-                left = None if left is None else left - len(column)
-                names, levels, found = [], [], True
-            if last:
-                break
-        if not found:
+                n_found += len(own)
+                n_names += len(level.files) + len(level.folders)
+            if levels and (n_names >= PIECE or (limit is not None and n_found >= limit)):
+                yield names, levels
+                names, levels, n_names = [], [], 0
+        if levels:
+            yield names, levels
+        if not n_found:
             raise DataError(f"{self.folder}: expected WFDB headers (*.hea), found none")
 
-    def _records(self, level: Level) -> list[str]:
-        """Give the paths of the records in a folder."""
-        # In the order of the names without their ends, which is another than with them.
-        names = sorted(name.removesuffix(".hea") for name in level.called(".hea"))
-        segments = self._segments(names)
-        return [name for name in names if name not in segments] if segments else names
 
-    def _segments(self, names: list[str]) -> set[str]:
-        """Find what belongs to a record of several segments.
+class _Headers:
+    """Tells records from segments, as the names of headers come in order.
 
-        Sorted, a segment that is named after its record comes right behind it, so that few headers
-        are read for this.
-        """
-        found: set[str] = set()
-        for name, following in itertools.pairwise(names):
-            if not following.startswith(name):
-                continue
-            try:
-                segments = read_header(self.folder, name).segments or ()
-            except RecordError:
-                continue  # the shards stage meets the same error and gives the record its row
-            above = name[: name.rfind("/") + 1]
-            own = {above + segment.name for segment in segments}
-            found |= {segment for segment in own if segment.startswith(name) and segment != name}
+    A segment that is named after its record comes right behind it, so that few headers are read; one
+    with a dot in its name, which WFDB does not permit, may come before it and is a record, too.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._last: str | None = None
+        #: Records of several segments that the last name begins with, each with its segments.
+        self._whole: list[tuple[str, set[str]]] = []
+
+    def records(self, level: Level) -> list[str]:
+        """Give the paths of the records in a folder, or in a part of one."""
+        found = []
+        for header in level.called(".hea"):
+            name = header.removesuffix(".hea")
+            if self._last is not None and name.startswith(self._last):
+                self._whole.append((self._last, self._segments(self._last)))
+            while self._whole and not name.startswith(self._whole[-1][0]):
+                self._whole.pop()
+            if not any(name in segments for _, segments in self._whole):
+                found.append(name)
+            self._last = name
         return found
+
+    def _segments(self, name: str) -> set[str]:
+        try:
+            segments = read_header(self._folder, name).segments or ()
+        except RecordError:
+            return set()  # the shards stage meets the same error and gives the record its row
+        above = name[: name.rfind("/") + 1]
+        return {above + segment.name for segment in segments}
+
+
+class _Sums:
+    """Adds up size and time of each record's files, as these come in order.
+
+    A folder's parts may part the files of a record. Such a record waits for the rest, and those behind
+    it wait with it.
+    """
+
+    def __init__(self) -> None:
+        self._record_R = pa.array([], pa.string())
+        self._facts_R2 = np.zeros((0, 2), np.int64)
+        #: Files whose header is still to come, by their name without its end.
+        self._stems: list[str] = []
+        self._facts_S2 = np.zeros((0, 2), np.int64)
+
+    def add(self, names: list[str], levels: list[Level]) -> tuple[pa.Array, np.ndarray]:
+        """Give the paths of the records that are complete, and their facts."""
+        record_R = pa.concat_arrays([self._record_R, pa.array(names, pa.string())])
+        facts_R2 = np.concatenate([self._facts_R2, np.zeros((len(names), 2), np.int64)])
+        facts_F2 = np.concatenate([self._facts_S2, *(level.facts() for level in levels)])
+        files = (_stem(file) for level in levels for file in level.files)
+        stem_F = pa.array([*self._stems, *files], pa.string())
+        above_F = pc.replace_substring_regex(stem_F, "_[^_/]*$", "")
+        follows = levels[-1].follows or ""
+
+        own_F = pc.index_in(stem_F, record_R)
+        waits_F = pc.and_(pc.is_null(own_F), pc.is_in(stem_F, _beginnings(follows, ".")))
+        place_F = pc.coalesce(own_F, pc.index_in(above_F, record_R))
+        place_F = pc.if_else(waits_F, -1, pc.fill_null(place_F, -1)).to_numpy()
+        of_some_F = np.flatnonzero(place_F >= 0)
+        np.add.at(facts_R2, place_F[of_some_F], facts_F2[of_some_F])
+
+        waiting = stem_F.filter(waits_F).dictionary_encode()
+        self._stems = waiting.dictionary.to_pylist()
+        self._facts_S2 = np.zeros((len(self._stems), 2), np.int64)
+        own = np.flatnonzero(waits_F.to_numpy(zero_copy_only=False))
+        np.add.at(self._facts_S2, waiting.indices.to_numpy(), facts_F2[own])
+
+        first = pc.index(pc.is_in(record_R, _beginnings(follows, "._")), True).as_py()
+        n_whole = len(record_R) if first < 0 else first
+        self._record_R, self._facts_R2 = record_R[n_whole:], facts_R2[n_whole:]
+        return record_R[:n_whole], facts_R2[:n_whole]
+
+
+def _stem(file: str) -> str | None:
+    """Give a file's path without what follows the last dot, None where there is none."""
+    dot = file.rfind(".")
+    return file[:dot] if dot > file.rfind("/") else None
+
+
+def _beginnings(name: str, signs: str) -> pa.Array:
+    """Give what comes before each of some signs in the last part of a path."""
+    places = range(name.rfind("/") + 1, len(name))
+    return pa.array([name[:i] for i in places if name[i] in signs], pa.string())
+
+
+def _as_index(paths: pa.Array) -> pa.Table:
+    return index_columns({"record_id": paths, "path": paths})
 
 
 def read_one(path: str | Path) -> Record:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import parse_qsl, unquote
@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote
 import numpy as np
 
 from rayecg.core.errors import DataError, RecordError, SettingsError
+from rayecg.core.remote_names import Inside
 from rayecg.core.storage import REMOTE_THREADS, Folder, Level, check_name
 
 Out = TypeVar("Out")
@@ -31,6 +32,8 @@ ANSWER_S = 5
 
 #: Names of files that are listed before they are needed.
 HELD = 1 << 16
+#: Folders that are taken at a time from those that wait.
+TAKEN = 1 << 10
 #: Of an object, in bytes.
 LONGEST_NAME = 1024
 #: Bytes of a file that are asked for at a time where it is copied, and how many such pieces are.
@@ -149,8 +152,8 @@ class RemoteFolder(Remote, Folder):
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
-        #: Of the folders that `facts` was asked about last: files with size and time.
-        self._listed: dict[str, dict[str, tuple[int, int]]] = {}
+        #: The folders that `facts` was asked about last.
+        self._listed: dict[str, Inside] = {}
         self._copy: tuple[str, IO[bytes]] | None = None
         if not self._found:
             raise SettingsError(f"expected a folder, found none at {self.root}")
@@ -200,8 +203,8 @@ class RemoteFolder(Remote, Folder):
         except (OSError, ValueError) as error:
             raise DataError(f"{self.root}: cannot be read ({self._why(error)})") from None
 
-    def _inside(self, above: str) -> tuple[dict[str, tuple[int, int]], list[str]]:
-        """List what lies in a folder: files with size and time, and folders.
+    def _inside(self, above: str) -> Inside:
+        """List what lies in a folder.
 
         One that is not there is empty; one that is refused is an `OSError` or `ValueError`.
         """
@@ -214,13 +217,7 @@ class RemoteFolder(Remote, Folder):
             infos = [info for info in infos if info.path[len(where) + 1 :]]
             infos += [info for info in self._infos(where, True) if info.path.startswith(own)]
             infos = [info for info in infos if info.is_file or not info.path.startswith(own)]
-        start = len(self._path)
-        files = {
-            info.path[start:]: (info.size, info.mtime_ns if info.mtime_ns is not None else -1)
-            for info in infos
-            if info.is_file
-        }
-        return files, [info.path[start:] for info in infos if not info.is_file]
+        return Inside.of(infos, len(self._path))
 
     def _infos(self, where: str, recursive: bool = False) -> list[Any]:
         from pyarrow import fs
@@ -234,27 +231,31 @@ class RemoteFolder(Remote, Folder):
     def levels(self) -> Iterator[Level]:
         """Yield this folder and each below it, in order; see `Folder.levels`.
 
-        The next ones are asked for meanwhile, as long as `HELD` names at most wait.
+        The next ones are asked for meanwhile, as long as `HELD` names at most wait. Of one folder a
+        store gives all names at once: its files cost some hundred bytes each for that moment, and
+        their names and 16 bytes until the next folder.
         """
-        asked: dict[str, Future[Any]] = {}
-        waiting = [""]
+        asked: dict[str, Future[Inside]] = {}
+        waiting: list[str | Iterator[str]] = [""]
         pool = ThreadPoolExecutor(REMOTE_THREADS)
         try:
             while waiting:
-                came = [one.result()[0] for one in asked.values() if _came(one)]
-                ahead = REMOTE_THREADS if sum(map(len, came)) < HELD else 1
-                for above in reversed(waiting[-ahead:]):
-                    if above not in asked:
-                        asked[above] = pool.submit(self._inside, above)
                 above = waiting.pop()
+                if not isinstance(above, str):
+                    if taken := list(islice(above, TAKEN)):
+                        waiting += [above, *reversed(taken)]
+                    continue
+                n_came = sum(len(one.result()) for one in asked.values() if _came(one))
+                ahead = REMOTE_THREADS if n_came < HELD else 1
+                for one in (above, *reversed(waiting[1 - ahead :] if ahead > 1 else [])):
+                    if isinstance(one, str) and one not in asked:
+                        asked[one] = pool.submit(self._inside, one)
                 try:
-                    files, folders = asked.pop(above).result()
+                    inside = asked.pop(above).result()
                 except (OSError, ValueError) as error:
                     raise self._unlisted(above, error) from None
-                waiting += sorted((f"{folder}/" for folder in folders), reverse=True)
-                names = sorted(files)
-                facts = partial(_as_facts, [files[name] for name in names])
-                yield Level(names, sorted(folders), facts)
+                waiting.append(map(bytes.decode, inside.folders))
+                yield from inside.levels()
         finally:
             # Who needs no more does not wait for answers that nobody needs.
             pool.shutdown(wait=False, cancel_futures=True)
@@ -276,28 +277,32 @@ class RemoteFolder(Remote, Folder):
     def facts(self, names: Iterable[str]) -> np.ndarray:
         """Give size and time of modification (ns) of files; see `Folder.facts`."""
 
-        def files_in(above: str) -> dict[str, tuple[int, int]]:
-            if above in self._listed:
-                return self._listed[above]
+        def inside(above: str) -> Inside:
             try:
                 check_name(f"{above}file", self)
-                return {} if len(above.encode()) > LONGEST_NAME else self._inside(above)[0]
+                if len(above.encode()) <= LONGEST_NAME:
+                    return self._listed[above] if above in self._listed else self._inside(above)
             except (RecordError, ValueError, FileNotFoundError, NotADirectoryError):
-                return {}  # a name that no folder can have
+                pass
             except OSError as error:
                 raise self._unlisted(above, error) from None
+            return Inside.of([], 0)  # a name that no folder can have
 
         names = list(names)
         # Of whole folders: one answer is for a thousand files.
-        folders = list(dict.fromkeys(name[: name.rfind("/") + 1] for name in names))
+        rows: dict[str, list[int]] = {}
+        for i, name in enumerate(names):
+            rows.setdefault(name[: name.rfind("/") + 1], []).append(i)
         pool = ThreadPoolExecutor(REMOTE_THREADS)
         try:
-            found = dict(zip(folders, pool.map(files_in, folders), strict=True))
+            found = dict(zip(rows, pool.map(inside, rows), strict=True))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         self._listed = found  # the next names may be of the same folders
-        none = -1, -1
-        return _as_facts([found[name[: name.rfind("/") + 1]].get(name, none) for name in names])
+        facts = np.full((len(names), 2), -1, np.int64)
+        for above, own in rows.items():
+            facts[own] = found[above].facts_of([names[i] for i in own])
+        return facts
 
     @contextmanager
     def local(self, names: Iterable[str]) -> Iterator[Path]:
@@ -358,10 +363,6 @@ class RemoteFolder(Remote, Folder):
 
 def _came(answer: Future[Any]) -> bool:
     return answer.done() and answer.exception() is None
-
-
-def _as_facts(facts: list[tuple[int, int]]) -> np.ndarray:
-    return np.array(facts, dtype=np.int64).reshape(-1, 2)
 
 
 def _file_system(uri: str) -> tuple[Any, str]:

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from rayecg.core.errors import DataError, RecordError, SettingsError, printable
+from rayecg.core.sorted_names import SortedNames, in_parts, key_of, name_of
 
 #: Files asked of an object store at a time, by one worker.
 REMOTE_THREADS = 16
@@ -37,24 +38,47 @@ _OPEN |= getattr(os, "O_NONBLOCK", 0)
 
 @dataclass(frozen=True)
 class Level:
-    """What lies in one folder of a tree, by its name below the tree's root.
+    """What lies in one folder of a tree, or a part of it, by its name below the tree's root.
 
     Attributes
     ----------
     files, folders
-        Sorted.
+        In the order of `sorted_names`.
+    follows
+        What the folder's next part begins with; None where this is the last one.
     facts
         Gives size and time of the files, as `Folder.facts` does.
     """
 
     files: list[str]
     folders: list[str]
+    follows: str | None
     facts: Callable[[], np.ndarray]
 
     def called(self, suffix: str) -> list[str]:
-        """Give each name that ends so, once; that of a folder is refused when it is read as a file's."""
-        # A store may have both, an object and others below its name.
-        return sorted({name for name in (*self.files, *self.folders) if name.endswith(suffix)})
+        """Give the names that end so, in order; that of a folder is refused when it is read as a file's."""
+        files = [name for name in self.files if name.endswith(suffix)]
+        folders = [name for name in self.folders if name.endswith(suffix)]
+        if not folders:
+            return files
+        return sorted(files + folders, key=lambda name: key_of(name.encode()))
+
+
+def level_of(
+    above: str,
+    keys: list[bytes],
+    follows: bytes | None,
+    facts: Callable[[list[str]], np.ndarray],
+) -> Level:
+    """Build a part of the folder `above` from what `in_parts` gives; a folder's key is one with a slash."""
+    names = [above + name_of(key).decode() for key in keys]
+    files = [name for name in names if name[-1] != "/"]
+    return Level(
+        files,
+        [name[:-1] for name in names if name[-1] == "/"] if len(files) < len(names) else [],
+        None if follows is None else above + name_of(follows).decode().removesuffix("/"),
+        functools.partial(facts, files),
+    )
 
 
 class Folder:
@@ -194,31 +218,41 @@ class Folder:
     def levels(self) -> Iterator[Level]:
         """Yield this folder and each below it, in order; links are not followed into other folders.
 
-        One folder's names are in memory at a time. A name that is not UTF-8 is listed with escapes
-        for its bytes, and refused when it is read: no table could hold it as it stands.
+        A folder's files come before what lies in its folders. One of many names is given in parts, and
+        memory is bounded: see `sorted_names`. A name that is not UTF-8 is listed with escapes for its
+        bytes, and refused when it is read: no table could hold it as it stands.
 
         Raises
         ------
         DataError
-            If one of them cannot be listed.
+            If one of them cannot be listed, or the disk of temporary files has no room for the names.
         """
-        waiting = [""]
+        waiting: list[Iterator[bytes]] = [iter([b""])]
         while waiting:
-            above = waiting.pop()
-            files: list[str] = []
-            folders: list[str] = []
-            try:
-                with os.scandir(self._prefix + above) as entries:
-                    for entry in entries:
-                        own = folders if entry.is_dir(follow_symlinks=False) else files
-                        own.append(above + entry.name)
-            except OSError as error:
-                raise DataError(f"{self._prefix}{above}: {error.strerror}") from None
-            waiting += sorted((f"{folder}/" for folder in folders), reverse=True)
-            names = sorted(map(_listable, files))
-            yield Level(
-                names, sorted(map(_listable, folders)), functools.partial(self.facts, names)
-            )
+            above = next(waiting[-1], None)
+            if above is None:
+                waiting.pop()
+                continue
+            keys, folders = self._scan(above)
+            waiting.append(map(above.__add__, folders))
+            shown = _listable(above).decode()
+            for part, follows in in_parts(keys):
+                yield level_of(shown, part, follows, self.facts)
+
+    def _scan(self, above: bytes) -> tuple[SortedNames, SortedNames]:
+        """List a folder: keys of all that lies in it, and its folders, with a slash behind them."""
+        keys, folders = SortedNames(), SortedNames()
+        try:
+            with os.scandir(os.fsencode(self._prefix) + above) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        name += b"/"
+                        folders.add(name)
+                    keys.add(key_of(_listable(name)))
+        except OSError as error:
+            raise DataError(f"{self._prefix}{os.fsdecode(above)}: {error.strerror}") from None
+        return keys, folders
 
     def walk(self, suffix: str) -> Iterator[str]:
         """Yield the files whose names end so, folder by folder; errors as for `levels`."""
@@ -277,9 +311,11 @@ class Folder:
         return Path(self._prefix + name)
 
 
-def _listable(name: str) -> str:
+def _listable(name: bytes) -> bytes:
     """Give a name as a table can hold it, no two alike; one with a backslash is never read anyway."""
-    return printable(name.replace("\\", "\\\\") if "\\" in name else name)
+    if name.isascii() and b"\\" not in name:
+        return name
+    return printable(os.fsdecode(name).replace("\\", "\\\\")).encode()
 
 
 def open_folder(path: str | Path) -> Folder:
