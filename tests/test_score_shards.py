@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from s3_store import BUCKET, SECRETS, Store, one_line
 from scored_archive import check_whole, contents, rows, write_checkpoint, write_records
@@ -16,13 +17,15 @@ from rayecg.core import remote
 from rayecg.core.errors import DataError, SettingsError
 from rayecg.core.experiment import ArchiveSettings, ScoreSettings, ShardSettings
 from rayecg.core.files import read_table
-from rayecg.core.shard_format import RECORDS
+from rayecg.core.shard_format import RECORDS, SIGNAL
 from rayecg.core.storage import open_folder
 from rayecg.pipeline.scoring import open_source
 from rayecg.score.estimate import estimate
 from rayecg.score.sources import QUARANTINE
 
 N, EACH = 30, 7
+#: How what is compressed so begins.
+ZSTD = bytes.fromhex("28b52ffd")
 
 pytestmark = pytest.mark.usefixtures("ray")
 
@@ -124,8 +127,38 @@ def test_a_file_that_is_damaged_is_named_as_the_user_knows_it(
             assert said.startswith(f"{root}/{name}: ")
 
 
-def test_what_is_no_output_of_shards_is_refused(store, shards):
-    store.client.put_object(Bucket=BUCKET, Key="other/manifest.json", Body=b'{"stage": "score"}')
+def test_samples_that_are_damaged_name_their_shard(checkpoint, store, places, tmp_path):
+    near, far, shown = places
+    file = shard_files(near)[1]
+    name = file.relative_to(near).as_posix()
+    column = pq.read_schema(file).get_field_index(SIGNAL)
+    start = pq.read_metadata(file).row_group(0).column(column).data_page_offset
+    body = bytearray(file.read_bytes())
+    body[body.index(ZSTD, start)] ^= 1
+    file.write_bytes(body)
+    key = f"{shown.removeprefix(f's3://{BUCKET}/')}/{name}"
+    store.client.put_object(Bucket=BUCKET, Key=key, Body=bytes(body))
+    for place, root in ((near, str(near)), (far, shown)):
+        with pytest.raises(DataError) as caught:
+            score(checkpoint, place, tmp_path / "out", replace=True)
+        assert one_line(caught.value).startswith(f"{root}/{name}: not a readable Parquet file")
+
+
+def test_shards_may_be_links_to_another_disk(checkpoint, shards, tmp_path):
+    linked = tmp_path / "linked"
+    shutil.copytree(shards, tmp_path / "shards")
+    shutil.copytree(shards, linked, ignore=shutil.ignore_patterns("records"))
+    (linked / "records").symlink_to(tmp_path / "shards" / "records")
+    file = shard_files(tmp_path / "shards")[0]
+    moved = file.rename(tmp_path / file.name)
+    file.symlink_to(moved)
+    score(checkpoint, linked, tmp_path / "out")
+    check_whole(tmp_path / "out", N)
+
+
+@pytest.mark.parametrize("manifest", [b'{"stage": "score"}', b'{"stage": "shards"}'])
+def test_what_is_no_output_of_shards_is_refused(store, manifest):
+    store.client.put_object(Bucket=BUCKET, Key="other/manifest.json", Body=manifest)
     with pytest.raises(DataError, match=r"expected the output of jobs/make_shards\.py") as caught:
         open_source(None, store.uri("other"))
     one_line(caught.value)
@@ -167,6 +200,25 @@ def test_a_file_that_is_replaced_while_it_is_copied_is_no_copy(store, monkeypatc
     ) as caught:
         folder.at_hand("one")
     one_line(caught.value)
+
+
+def test_a_copy_that_fails_asks_for_no_more_pieces(store, monkeypatch):
+    monkeypatch.setattr(remote, "COPIED", 100)
+    store.client.put_object(Bucket=BUCKET, Key="failing/one", Body=b"1" * 10_000)
+    asked = []
+
+    class Away(remote.RemoteFolder):
+        """The store goes away behind the first request."""
+
+        def read(self, name, offset=0, need=None, limit=None):
+            asked.append(offset)
+            if len(asked) > 1:
+                raise DataError("away")
+            return super().read(name, offset, need, limit)
+
+    with pytest.raises(DataError, match=r"^away$"):
+        Away(store.uri("failing")).at_hand("one")
+    assert len(asked) < 50
 
 
 @pytest.mark.slow

@@ -356,9 +356,13 @@ class RemoteFolder(Remote, Folder):
             while left:
                 left = left[os.pwrite(file.fileno(), left, start + count - len(left)) :]
 
-        with ThreadPoolExecutor(COPIES) as pool:
+        pool = ThreadPoolExecutor(COPIES)
+        try:
             for copied in [pool.submit(copy, start) for start in range(0, size, COPIED)]:
                 copied.result()
+        finally:
+            # After an error the rest would be asked for in vain. What is under way writes to the file.
+            pool.shutdown(cancel_futures=True)
 
 
 def _came(answer: Future[Any]) -> bool:

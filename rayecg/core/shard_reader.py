@@ -8,6 +8,7 @@ Legend: N row, L lead, T time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -63,14 +64,16 @@ class ShardReader:
 
     def has_windows(self) -> bool:
         """Tell whether a record lies here in several rows, or a part of one."""
-        offsets = self._parquet.read(["offset"], use_threads=False)["offset"]
+        with self._damage_said():
+            offsets = self._parquet.read(["offset"], use_threads=False)["offset"]
         return bool(offsets.to_numpy().any())
 
     def groups(self, columns: Sequence[str] | None = None) -> Iterator[tuple[pa.Table, np.ndarray]]:
         """Yield the row groups: the other columns (all, or those that are named), and the samples."""
         for i in range(self._parquet.num_row_groups):
-            table = self._columns(i, columns)
-            parts = list(self._samples(i, max(table.num_rows, 1)))
+            with self._damage_said():
+                table = self._columns(i, columns)
+                parts = list(self._samples(i, max(table.num_rows, 1)))
             yield table, parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def batches(self, size: int, columns: Sequence[str]) -> Iterator[tuple[pa.Table, np.ndarray]]:
@@ -80,10 +83,18 @@ class ShardReader:
         are not.
         """
         for i in range(self._parquet.num_row_groups):
-            table, start = self._columns(i, columns), 0
-            for samples_NLT in self._samples(i, size):
-                yield table.slice(start, len(samples_NLT)), samples_NLT
-                start += len(samples_NLT)
+            with self._damage_said():
+                table, start = self._columns(i, columns), 0
+                for samples_NLT in self._samples(i, size):
+                    yield table.slice(start, len(samples_NLT)), samples_NLT
+                    start += len(samples_NLT)
+
+    @contextmanager
+    def _damage_said(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"{self._file}: not a readable Parquet file ({error})") from None
 
     def _columns(self, group: int, columns: Sequence[str] | None) -> pa.Table:
         if columns is None:

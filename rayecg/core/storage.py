@@ -305,10 +305,16 @@ class Folder:
     def at_hand(self, name: str) -> Path:
         """Give a path under which a library can open a file, until another file is asked for.
 
-        Errors are those of `read`.
+        Errors are those of `read`, but a link may lead anywhere: it is for names that no header states.
         """
-        os.close(self._open(name))
-        return Path(self._prefix + name)
+        check_name(name, self)
+        path = Path(self._prefix + name)
+        try:
+            path.stat()
+        except OSError as error:
+            self._check_stands(name, error)
+            raise RecordError("missing_file", f"{path}: {error.strerror}") from None
+        return path
 
 
 def _listable(name: bytes) -> bytes:

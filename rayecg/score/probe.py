@@ -95,7 +95,9 @@ def chosen_execution(
     """
     kept = {}
     if standing and standing.get("batch_size"):
-        kept = {"batch_size": standing["batch_size"], "num_cpus": float(standing["threads"])}
+        kept = {"batch_size": standing["batch_size"]}
+        if settings.threads != standing["threads"]:  # an actor of one may have a part of a CPU
+            kept["num_cpus"] = float(standing["threads"])
     usual, asked = replace(settings, **kept), settings.concurrency
     check_local_room(usual)
     if kept and (asked or not unfinished):
@@ -113,9 +115,11 @@ def chosen_execution(
     if not kept:
         sizes += [size for size in BATCH_SIZES if size != usual.batch_size]
 
+    is_first = iter([True])  # for which there was room
+
     def measure(way: ScoreSettings) -> Measured:
         n_actors = min(way.concurrency or 1, max(room(way, nodes), 1))
-        return _measured(given, way, n_actors, sizes, patient=way == usual)
+        return _measured(given, way, n_actors, sizes, patient=next(is_first, False))
 
     others = ways(usual, nodes, threads=not kept, asked=asked)
     chosen = search(measure, usual, others, fewer=not (asked or usual.num_gpus))
@@ -166,6 +170,10 @@ def search(
         more = way.num_cpus > usual.num_cpus or way.num_gpus < usual.num_gpus
         if (rates and not in_time()) or (slow(way) and more):
             break
+    n_actors = usual.concurrency or 1
+    while fewer and not rates and n_actors > 1:  # so many may be too many for the memory
+        n_actors //= 2
+        slow(replace(usual, concurrency=n_actors))
     if not rates:
         raise DataError(f"--probe: nothing that was tried can be run ({said[-1]})")
     chosen, before = best(rates, usual), None
@@ -200,13 +208,14 @@ def ways(
         most = int(max(1, *(cpus for cpus, _ in nodes)))
         numbers = [2**i for i in range(most.bit_length())]
         others = [replace(usual, num_cpus=float(n)) for n in sorted({*numbers, most})]
-    found = {(usual.num_cpus, room(usual, nodes)): usual}
+    most_asked = asked or np.inf
+    found = {(usual.num_cpus, min(room(usual, nodes), most_asked)): usual}
     for way in others:
         n = room(way, nodes)
         if n >= (asked or 1):
             way = replace(way, concurrency=asked or n)
-            # A smaller part of a GPU that brings no more actors is no other way.
-            found.setdefault((way.num_cpus, n), way)
+            # A smaller part of a GPU that brings no more actors at a time is no other way.
+            found.setdefault((way.num_cpus, min(n, most_asked)), way)
     return [way for way in found.values() if way != usual]
 
 
@@ -234,7 +243,12 @@ class Trial:
     @failure_as_row
     def ready(self) -> dict[str, Any]:
         """Load the checkpoint, and read and prepare the sample."""
-        self.predictor = open_predictor(self.checkpoint, self.settings)
+        try:
+            self.predictor = open_predictor(self.checkpoint, self.settings)
+        except DataError:
+            raise
+        except Exception as error:  # several on a GPU may be too many for its memory
+            raise DataError(_said(error)) from None
         parts = [windows.windows(max(BATCH_SIZES)) for windows in self._prepared()]
         self.x_WLT, self.side_WM = (np.concatenate(part) for part in zip(*parts, strict=True))
         return {}
@@ -264,8 +278,7 @@ class Trial:
             try:
                 backend.logits(x_BLT, side_BM)
             except Exception as error:  # too large for the device, or for what compiles it
-                said = " ".join(str(error).split())[:200]
-                raise DataError(f"batches of {size}: {type(error).__name__}: {said}") from None
+                raise DataError(f"batches of {size}: {_said(error)}") from None
             n += size
             seconds = time.perf_counter() - started
             if seconds >= at_least:
@@ -333,7 +346,7 @@ def _measured(
     Raises
     ------
     DataError
-        If an actor cannot get ready.
+        If an actor of the first way cannot get ready.
     """
     import ray
     from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
@@ -363,6 +376,10 @@ def _measured(
         trouble.append(f"a worker died ({type(error).__name__})")
     except TimeoutError as error:  # another job has the room
         trouble.append(str(error))
+    except DataError as error:
+        if patient:  # as it usually is, it must be possible
+            raise
+        trouble.append(str(error))
     said = list(trouble)
     if rates:
         tried = sorted(rates)
@@ -370,6 +387,10 @@ def _measured(
         said.insert(0, f"{numbers} windows/s in batches of {' '.join(map(str, tried))}")
     _say(f"{_named(way, n_actors)}: {'; '.join(said)}")
     return {replace(way, batch_size=size): rate for size, rate in rates.items()}, trouble
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _nodes() -> list[Node]:

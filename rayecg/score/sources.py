@@ -30,7 +30,7 @@ from rayecg.core.record import Record
 from rayecg.core.selection import select_rows
 from rayecg.core.shard_format import INDEX_NAMES, RECORDS
 from rayecg.core.storage import open_folder
-from rayecg.core.units import unit_suffix
+from rayecg.core.units import unit_files, unit_suffix
 from rayecg.score.plan import Plan, make_plan, record_facts, unit_size
 from rayecg.signal.assessment import assess
 
@@ -69,7 +69,7 @@ class ShardSource:
         self.folder = open_folder(folder)
         with self._file(MANIFEST) as file:
             manifest = read_json(file)
-        if manifest.get("stage") != "shards":
+        if manifest.get("stage") != "shards" or "key" not in manifest:
             raise DataError(
                 f"{self.folder}: expected the output of jobs/make_shards.py, its manifest is of "
                 f"{manifest.get('stage', 'something else')!r}"
@@ -77,9 +77,7 @@ class ShardSource:
         self.key: str = manifest["key"]
         self.n_input: int = manifest["n_input"]
         self.synthetic: bool = manifest["synthetic"]
-        shards = sorted(
-            name for name in self.folder.walk(unit_suffix(self.key)) if name.startswith(_SHARDS)
-        )
+        shards = self._shards()
         with self._file(RECORDS) as file:
             n_shards = count_row_groups(file)
         if len(shards) != n_shards:
@@ -96,6 +94,15 @@ class ShardSource:
             self._units = self._parted(list(self._units), self._chosen)
             self.n_input = len(self._chosen)
             self.key = fingerprint([self.key, select, limit])
+
+    def _shards(self) -> list[str]:
+        """List the names of the shards, in order."""
+        if self.folder.remote:
+            names = self.folder.walk(unit_suffix(self.key))
+            return sorted(name for name in names if name.startswith(_SHARDS))
+        # The folder of a large output may be a link to another disk.
+        files = unit_files(Path(self.folder.root), _SHARDS, self.key)
+        return [f"{_SHARDS}{file.name}" for file in files]
 
     def _index(self) -> Iterator[pa.Table]:
         """List the records with the numbers of their units, those in quarantine last."""
