@@ -111,23 +111,23 @@ class IndexFile:
     def dataset(self, names: Sequence[str]) -> pyarrow.dataset.Dataset:
         """Give some columns, and the number of each row as `ROW`, as others read them piece by piece."""
         schema = pa.schema([self._schema.field(name) for name in (*names, ROW)])
-        return pyarrow.dataset.dataset(_door(self._file), schema, format="ipc")
+        return pyarrow.dataset.dataset(door(self._file), schema, format="ipc")
 
 
 def mapped(file: IO[bytes]) -> pa.Buffer:
     """Give what a file holds, which the system reads when it is looked at and may drop again."""
     file.flush()
-    return pa.memory_map(_door(file)).read_buffer()
+    return pa.memory_map(door(file)).read_buffer()
 
 
-def _door(file: IO[bytes]) -> str:
+def door(file: IO[bytes]) -> str:
     """Name a file that is open and may have no name."""
     return f"/dev/fd/{file.fileno()}"
 
 
 @contextmanager
-def no_room_said() -> Iterator[None]:
-    """Say what to do where the disk of temporary files is full.
+def no_room_said(what: str = "the index of the archive") -> Iterator[None]:
+    """Say what to do where the disk of temporary files has no room for something.
 
     Raises
     ------
@@ -138,6 +138,6 @@ def no_room_said() -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"the index of the archive cannot be put away among the temporary files "
+            f"{what} cannot be put away among the temporary files "
             f"({error.strerror or error}); TMPDIR names another folder for them"
         ) from None

@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote
 import numpy as np
 
 from rayecg.core.errors import DataError, RecordError, SettingsError
+from rayecg.core.index_file import door, no_room_said
 from rayecg.core.remote_names import Inside
 from rayecg.core.storage import REMOTE_THREADS, Folder, Level, check_name
 
@@ -232,8 +233,7 @@ class RemoteFolder(Remote, Folder):
         """Yield this folder and each below it, in order; see `Folder.levels`.
 
         The next ones are asked for meanwhile, as long as `HELD` names at most wait. Of one folder a
-        store gives all names at once: its files cost some hundred bytes each for that moment, and
-        their names and 16 bytes until the next folder.
+        store gives all names at once; names, sizes and times are held until the next folder.
         """
         asked: dict[str, Future[Inside]] = {}
         waiting: list[str | Iterator[str]] = [""]
@@ -330,19 +330,14 @@ class RemoteFolder(Remote, Folder):
         if self._copy is None or self._copy[0] != name:
             self._copy = None
             data, size = self.read(name, limit=COPIED)
-            try:
+            with no_room_said(f"{self._prefix}{name}"):
                 file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the copy is wanted
                 file.write(data)
                 if size > COPIED:
                     self._copy_large(name, size, file)
                 file.flush()
-            except OSError as error:
-                raise DataError(
-                    f"{self._prefix}{name}: cannot be put among the temporary files "
-                    f"({error.strerror or error}); TMPDIR names another folder for them"
-                ) from None
             self._copy = name, file
-        return Path(f"/dev/fd/{self._copy[1].fileno()}")
+        return Path(door(self._copy[1]))
 
     def _copy_large(self, name: str, size: int, file: IO[bytes]) -> None:
         """Copy a file piece by piece: no more than some pieces are in memory, and under way."""

@@ -42,7 +42,7 @@ class SortedNames:
     """Byte strings that are put in any order and come back sorted.
 
     Up to `HELD` stay in memory. The others lie in a file without a name, in sorted runs, of which
-    `AT_ONCE` each are in memory while they are merged: one or two bytes for each name.
+    `AT_ONCE` each are in memory while they are merged.
 
     Parameters
     ----------
