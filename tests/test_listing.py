@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from s3_store import BUCKET, Front, one_line, write_tree
+from s3_store import BUCKET, KEY, SECRET, USER, Front, one_line, write_tree
 from shard_folders import write_wfdb
 
 from rayecg.archives.catalogue import open_archive
-from rayecg.core import remote, sorted_names
+from rayecg.core import remote, s3_pages, sorted_names
 from rayecg.core.errors import DataError, RecordError, SettingsError
 from rayecg.core.experiment import ArchiveSettings
 from rayecg.core.storage import Folder, open_folder
@@ -248,8 +248,14 @@ def test_listing_goes_no_further_than_the_limit(archive, monkeypatch) -> None:
         listed.clear()
 
 
-@pytest.mark.parametrize("kind", ["files", "folders"])
+@pytest.mark.parametrize("kind", ["files", "folders", "records behind one that stays open"])
 def test_memory_does_not_grow_with_a_folder(tmp_path, at_once, monkeypatch, kind) -> None:
+    def count(root: Path) -> int:
+        if kind in ("files", "folders"):
+            return sum(1 for _ in Folder(root).walk(".hea"))
+        (root / "a.hea").write_text("a 1 100 10\n")
+        return sum(len(facts_R2) for _, facts_R2 in opened(root).listing()) - 1
+
     at_once(128)
     monkeypatch.setattr(sorted_names, "AT_ONCE", 2)
     peaks = []
@@ -257,16 +263,26 @@ def test_memory_does_not_grow_with_a_folder(tmp_path, at_once, monkeypatch, kind
         root = tmp_path / str(n)
         root.mkdir()
         for i in range(n):
-            name = root / f"{'a rather long name':50}{i:06d}.hea"
+            name = root / f"{'a_rather long name':50}{i:06d}.hea"
             name.mkdir() if kind == "folders" else name.touch()
         for _ in range(2):  # what the first time imports and keeps does not count
             tracemalloc.start()
-            assert sum(1 for _ in Folder(root).walk(".hea")) == n
+            assert count(root) == n
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
     assert peaks[3] < 3 * peaks[1], peaks
 
 
+@pytest.fixture(params=["pages", "whole"])
+def give(request, monkeypatch) -> None:
+    """Let the store give a few names at a time, or a folder's at once, as stores do that are not S3."""
+    if request.param == "pages":
+        monkeypatch.setattr(s3_pages, "PAGE", 2)
+    else:
+        monkeypatch.setattr(remote, "S3Pages", lambda files: None)
+
+
+@pytest.mark.usefixtures("give")
 @pytest.mark.parametrize("held", [1, 1 << 16])
 def test_a_store_lists_as_a_disk_does(store, archive, monkeypatch, held) -> None:
     monkeypatch.setattr(remote, "HELD", held)
@@ -282,6 +298,7 @@ def test_a_store_lists_as_a_disk_does(store, archive, monkeypatch, held) -> None
     assert opened(store.uri("levels")).index().equals(opened(archive).index())
 
 
+@pytest.mark.usefixtures("give")
 @pytest.mark.parametrize("size", [1, 3, 1 << 16])
 def test_a_store_lists_odd_names_as_a_disk_does(store, odd, at_once, size) -> None:
     for file in odd.glob("line*"):
@@ -301,6 +318,7 @@ def test_a_store_lists_odd_names_as_a_disk_does(store, odd, at_once, size) -> No
     assert [one[0] for one in found.values()] == [one[0] for one in facts_of(odd).values()]
 
 
+@pytest.mark.usefixtures("give")
 @pytest.mark.parametrize("size", [1, 1 << 16])
 def test_an_object_that_others_lie_below_is_listed_once(store, at_once, size) -> None:
     for name in ("b.hea", "c.hea", "c.hea/d.hea", "c.hea_1.dat", "e.hea"):
@@ -319,6 +337,7 @@ def test_folders_that_wait_are_asked_for_in_order(store, tmp_path, monkeypatch) 
     assert list(far.walk(".hea")) == list(Folder(tmp_path).walk(".hea"))
 
 
+@pytest.mark.usefixtures("give")
 def test_keys_with_two_slashes_are_listed_once_and_refused(store) -> None:
     for name in ("a/r1", "a//r2", "a//b//r3", "/r4", "c/r5"):
         store.client.put_object(Bucket=BUCKET, Key=f"slashes/{name}.hea", Body=b"r 1 100 10\n")
@@ -332,6 +351,45 @@ def test_keys_with_two_slashes_are_listed_once_and_refused(store) -> None:
     assert [facts[:, 0].tolist() for _, facts in far.listing()] == [[11] * 5]
 
 
+def test_names_some_at_a_time_have_the_facts_of_names_at_once(store, archive, monkeypatch) -> None:
+    store.put(archive, "facts")
+    with_pages = open_folder(store.uri("facts"))
+    monkeypatch.setattr(remote, "S3Pages", lambda files: None)
+    pages, whole = (
+        [level.facts() for level in one.levels()]
+        for one in (with_pages, open_folder(store.uri("facts")))
+    )
+    assert len(pages) == len(whole) == 4
+    for some, all_F2 in zip(pages, whole, strict=True):
+        np.testing.assert_array_equal(some, all_F2)
+    assert min(facts_F2.min() for facts_F2 in whole if len(facts_F2)) > 0
+
+
+@pytest.mark.parametrize("keys", [{}, {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}])
+def test_a_store_s_keys_may_be_in_the_environment_or_none(
+    store, archive, monkeypatch, front, keys
+) -> None:
+    store.put(archive, "open")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(archive / "none"))
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    signed = []
+    answer = Front.answer
+    for method in ("do_GET", "do_HEAD"):
+        monkeypatch.setattr(
+            Front,
+            method,
+            lambda self: signed.append("Authorization" in self.headers) or answer(self),
+        )
+    far = open_folder(store.uri("open", front).replace(f"{USER}@", ""))
+    assert list(far.walk(".hea")) == list(Folder(archive).walk(".hea"))
+    assert len(signed) > 5
+    assert set(signed) == {bool(keys)}
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_list_that_is_refused_stops_the_job(store, archive, front) -> None:
     store.put(archive, "closed")
@@ -339,7 +397,7 @@ def test_a_list_that_is_refused_stops_the_job(store, archive, front) -> None:
     Front.faults.append(["prefix=closed%2Fsub%2F", 403, 99])
     Front.faults.append(["prefix=closed/sub/", 403, 99])
     for use in (lambda: list(far.levels()), lambda: far.facts(["a.hea", "sub/a.hea"])):
-        with pytest.raises(DataError, match=r"/closed/sub/: cannot be listed .*ACCESS_DENIED") as e:
+        with pytest.raises(DataError, match=r"/closed/sub/: cannot be listed .*403") as e:
             use()
         one_line(e.value)
     Front.faults.clear()

@@ -8,7 +8,6 @@ is known of it stands in comments of the header.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -16,11 +15,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from rayecg.archives.base import Archive
+from rayecg.archives.folder import WfdbFolder
 from rayecg.archives.ptbxl import OVER_89, OVER_89_AS
 from rayecg.archives.wfdb_header import MAX_HEADER_BYTES
-from rayecg.core.errors import DataError, RecordError
-from rayecg.core.index_file import PIECE, IndexFile
+from rayecg.core.errors import RecordError
+from rayecg.core.index_file import IndexFile
 from rayecg.core.shard_format import index_table
 
 #: `#Age: 53`, `# Age: 53`, and LUDB's `#<age>: 53`.
@@ -33,7 +32,7 @@ _OLDEST = 130
 _NO_SOURCE = re.compile(r"g?\d+|(training|validation|test|data|records|wfdb|_)+", re.IGNORECASE)
 
 
-class Cinc(Archive):
+class Cinc(WfdbFolder):
     """Every header below a folder, with the age, sex and SNOMED CT codes that it states.
 
     A record is called by its name, or by its relative path where another has the same name. `site`
@@ -42,7 +41,6 @@ class Cinc(Archive):
     each record a patient would let the audit pass what nobody knows.
     """
 
-    suffixes = (".hea", ".mat")
     releases: ClassVar = {
         "2020 training": 43_101,
         "2021 training": 88_253,
@@ -56,17 +54,11 @@ class Cinc(Archive):
         "ningbo": 34_905,
     }
 
-    def index(self) -> pa.Table:
-        """List the records by relative path; what a header does not state, or not so, is null."""
-        return pa.concat_tables(self._pieces())
-
     def listing(self) -> Iterator[tuple[pa.Table, np.ndarray]]:
-        """Yield the index with size and time of each record's two files."""
-        for index in self._pieces():
-            yield from self._with_facts(index)
+        """Yield the index with size and time of each record's files, added up.
 
-    def _pieces(self) -> Iterator[pa.Table]:
-        """Yield the index, `PIECE` records at a time; 8 bytes a record are in memory meanwhile."""
+        What a header does not state, or not so, is null; 8 bytes a record are in memory meanwhile.
+        """
         hashes: list[np.ndarray] = []
         paths = IndexFile(self._paths(hashes))
         # Counted over all, so that no id depends on `limit`.
@@ -75,24 +67,25 @@ class Cinc(Archive):
         hash_N.sort()
         left = self.settings.limit
         for piece in paths.pieces():
-            own_P = piece["hash"].to_numpy()[:left]
+            piece = piece.slice(0, left)
+            own_P = piece["hash"].to_numpy()
             ends = (np.searchsorted(hash_N, own_P, side) for side in ("right", "left"))
             is_only_P = np.subtract(*ends) == 1
-            yield self._index_of(piece["path"].slice(0, left).to_pylist(), is_only_P.tolist())
+            index = self._index_of(piece["path"].to_pylist(), is_only_P.tolist())
+            yield index, np.column_stack([piece["size"], piece["time"]])
             if left is not None:
                 left -= len(own_P)
                 if left <= 0:
                     return
 
     def _paths(self, hashes: list[np.ndarray]) -> Iterator[pa.Table]:
-        """Yield the records' paths with hashes of their names, which are left in `hashes`, too."""
-        headers = self.folder.walk(".hea")
-        while some := list(itertools.islice(headers, PIECE)):
-            paths = [header.removesuffix(".hea") for header in some]
-            hashes.append(np.array([_hash(path.rpartition("/")[2]) for path in paths], np.int64))
-            yield pa.table({"path": pa.array(paths, pa.string()), "hash": hashes[-1]})
-        if not hashes:
-            raise DataError(f"{self.folder}: expected WFDB headers (*.hea), found none")
+        """Yield the records' paths and facts with hashes of their names, which are left in `hashes`, too."""
+        for paths, facts_R2 in self._listed(None):
+            names = (path.rpartition("/")[2] for path in paths.to_pylist())
+            hashes.append(np.array([_hash(name) for name in names], np.int64))
+            size_R, time_R = facts_R2.T
+            columns = {"path": paths, "hash": hashes[-1], "size": size_R, "time": time_R}
+            yield pa.table(columns)
 
     def _index_of(self, paths: list[str], is_only: list[bool]) -> pa.Table:
         rows = []

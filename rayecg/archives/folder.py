@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from rayecg.archives import wfdb_reader
 from rayecg.archives.base import Archive
 from rayecg.archives.wfdb_header import read_header
 from rayecg.core.errors import DataError, RecordError
-from rayecg.core.index_file import PIECE
+from rayecg.core.index_file import PIECE, TableQueue
 from rayecg.core.record import Record
 from rayecg.core.shard_format import index_columns
 from rayecg.core.storage import Folder, Level
@@ -29,14 +31,7 @@ class WfdbFolder(Archive):
 
     def index(self) -> pa.Table:
         """List the records by relative path."""
-        limit, names = self.settings.limit, []
-        n_names = 0
-        for some, _ in self._pieces():
-            names.append(_as_index(pa.array(some, pa.string())))
-            n_names += len(some)
-            if limit is not None and n_names >= limit:
-                break
-        return pa.concat_tables(names).slice(0, limit)
+        return pa.concat_tables(index for index, _ in self.listing())
 
     def deciding_facts(self, index: pa.Table) -> np.ndarray:
         """Give size and time of every file: a header may name any of them."""
@@ -48,23 +43,27 @@ class WfdbFolder(Archive):
         Its files are those that are called after it: `NAME.x`, and the segments `NAME_0001.x` that
         are no records of their own.
         """
-        left, sums = self.settings.limit, _Sums()
-        for names, levels in self._pieces():
-            own, facts_R2 = sums.add(names, levels)
-            if len(own):
-                yield _as_index(own[:left]), facts_R2[:left]
-            if left is not None:
-                left -= len(own)
-                if left <= 0:
-                    return
+        for paths, facts_R2 in self._listed(self.settings.limit):
+            yield index_columns({"record_id": paths, "path": paths}), facts_R2
 
-    def _pieces(self) -> Iterator[tuple[list[str], list[Level]]]:
+    def _listed(self, limit: int | None) -> Iterator[tuple[pa.Array, np.ndarray]]:
+        """Yield paths of records, and their facts as `listing` gives them; no more than the limit."""
+        left, sums = limit, _Sums()
+        for names, levels in self._pieces(limit):
+            for paths, facts_R2 in sums.add(names, levels):
+                yield paths[:left], facts_R2[:left]
+                if left is not None:
+                    left -= len(paths)
+                    if left <= 0:
+                        return
+
+    def _pieces(self, limit: int | None) -> Iterator[tuple[list[str], list[Level]]]:
         """Yield the paths of records, with the folders or parts of one that hold these and their files.
 
         They are about `PIECE` names at a time; from the limit on, each part of a folder by itself. A
         path is there once, so that no record is listed twice.
         """
-        limit, n_found, n_names = self.settings.limit, 0, 0
+        n_found, n_names = 0, 0
         headers = _Headers(self.folder)
         names: list[str] = []
         levels: list[Level] = []
@@ -125,21 +124,27 @@ class _Headers:
 class _Sums:
     """Adds up size and time of each record's files, as these come in order.
 
-    A folder's parts may part the files of a record. Such a record waits for the rest, and those behind
-    it wait with it.
+    A folder's parts may part the files of a record. Such a record waits for the rest; those behind it
+    wait with it, on disk: `rec.hea` for all of its folder where the others are `rec_00001.hea`, …
     """
 
     def __init__(self) -> None:
-        self._record_R = pa.array([], pa.string())
-        self._facts_R2 = np.zeros((0, 2), np.int64)
+        self._n_records = 0
+        #: Records whose files may go on, and the number of each.
+        self._open: dict[str, int] = {}
+        #: What came for these since they were put to wait, by their numbers.
+        self._late: dict[int, np.ndarray] = {}
+        #: Records that wait, and the number of the first in each table; an open one is a first one.
+        self._waiting, self._starts = TableQueue(), deque[int]()
         #: Files whose header is still to come, by their name without its end.
         self._stems: list[str] = []
         self._facts_S2 = np.zeros((0, 2), np.int64)
 
-    def add(self, names: list[str], levels: list[Level]) -> tuple[pa.Array, np.ndarray]:
-        """Give the paths of the records that are complete, and their facts."""
-        record_R = pa.concat_arrays([self._record_R, pa.array(names, pa.string())])
-        facts_R2 = np.concatenate([self._facts_R2, np.zeros((len(names), 2), np.int64)])
+    def add(self, names: list[str], levels: list[Level]) -> Iterator[tuple[pa.Array, np.ndarray]]:
+        """Yield the paths of records that are complete, and their facts."""
+        n_open = len(self._open)
+        record_R = pa.array([*self._open, *names], pa.string())
+        facts_R2 = np.zeros((len(record_R), 2), np.int64)
         facts_F2 = np.concatenate([self._facts_S2, *(level.facts() for level in levels)])
         files = (_stem(file) for level in levels for file in level.files)
         stem_F = pa.array([*self._stems, *files], pa.string())
@@ -159,10 +164,42 @@ class _Sums:
         own = np.flatnonzero(waits_F.to_numpy(zero_copy_only=False))
         np.add.at(self._facts_S2, waiting.indices.to_numpy(), facts_F2[own])
 
-        first = pc.index(pc.is_in(record_R, _beginnings(follows, "._")), True).as_py()
-        n_whole = len(record_R) if first < 0 else first
-        self._record_R, self._facts_R2 = record_R[n_whole:], facts_R2[n_whole:]
-        return record_R[:n_whole], facts_R2[:n_whole]
+        for number, more in zip(self._open.values(), facts_R2, strict=False):
+            self._late[number] = self._late.get(number, 0) + more
+        numbers = [*self._open.values(), *range(self._n_records, self._n_records + len(names))]
+        goes_on_R = pc.is_in(record_R, _beginnings(follows, "._"))
+        open_R = np.flatnonzero(goes_on_R.to_numpy(zero_copy_only=False))
+        self._open = {record_R[i].as_py(): numbers[i] for i in open_R}
+        self._n_records += len(names)
+        yield from self._in_order(
+            record_R[n_open:],
+            facts_R2[n_open:],
+            numbers[n_open:],
+            open_R[open_R >= n_open] - n_open,
+        )
+
+    def _in_order(
+        self, record_R: pa.Array, facts_R2: np.ndarray, numbers: list[int], open_R: np.ndarray
+    ) -> Iterator[tuple[pa.Array, np.ndarray]]:
+        """Yield what waits no more, then of the new records those that need not wait."""
+        are_open = set(self._open.values())
+        while self._starts and self._starts[0] not in are_open:
+            table = self._waiting.take()
+            facts = np.column_stack([table["size"], table["time"]])
+            facts[0] += self._late.pop(self._starts.popleft(), 0)
+            yield table["path"].combine_chunks(), facts
+        for start, stop in pairwise(sorted({0, *open_R.tolist(), len(record_R)})):
+            own = slice(start, stop)
+            if self._starts or numbers[start] in are_open:
+                columns = {
+                    "path": record_R[own],
+                    "size": facts_R2[own, 0],
+                    "time": facts_R2[own, 1],
+                }
+                self._waiting.put(pa.table(columns))
+                self._starts.append(numbers[start])
+            else:
+                yield record_R[own], facts_R2[own]
 
 
 def _stem(file: str) -> str | None:
@@ -175,10 +212,6 @@ def _beginnings(name: str, signs: str) -> pa.Array:
     """Give what comes before each of some signs in the last part of a path."""
     places = range(name.rfind("/") + 1, len(name))
     return pa.array([name[:i] for i in places if name[i] in signs], pa.string())
-
-
-def _as_index(paths: pa.Array) -> pa.Table:
-    return index_columns({"record_id": paths, "path": paths})
 
 
 def read_one(path: str | Path) -> Record:

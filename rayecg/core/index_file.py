@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
@@ -112,6 +114,32 @@ class IndexFile:
         """Give some columns, and the number of each row as `ROW`, as others read them piece by piece."""
         schema = pa.schema([self._schema.field(name) for name in (*names, ROW)])
         return pyarrow.dataset.dataset(door(self._file), schema, format="ipc")
+
+
+class TableQueue:
+    """Tables that wait on disk, for the first that was put to be the first that is taken."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+        self._starts: deque[int] = deque()
+
+    def put(self, table: pa.Table) -> None:
+        """Put a table behind the others; `DataError` if the disk of temporary files has no room."""
+        with no_room_said():
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115
+            if not self._starts:
+                self._file.truncate(0)
+            start = self._file.seek(0, os.SEEK_END)
+            with pa.ipc.new_stream(self._file, table.schema) as writer:
+                writer.write_table(table)
+        self._starts.append(start)
+
+    def take(self) -> pa.Table:
+        """Take the first table."""
+        assert self._file is not None
+        self._file.seek(self._starts.popleft())
+        return pa.ipc.open_stream(self._file).read_all()
 
 
 def mapped(file: IO[bytes]) -> pa.Buffer:

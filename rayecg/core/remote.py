@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import os
 import re
 import tempfile
@@ -21,6 +22,7 @@ import numpy as np
 from rayecg.core.errors import DataError, RecordError, SettingsError
 from rayecg.core.index_file import door, no_room_said
 from rayecg.core.remote_names import Inside
+from rayecg.core.s3_pages import Entry, S3Pages
 from rayecg.core.storage import REMOTE_THREADS, Folder, Level, check_name
 
 Out = TypeVar("Out")
@@ -153,8 +155,7 @@ class RemoteFolder(Remote, Folder):
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
-        #: The folders that `facts` was asked about last.
-        self._listed: dict[str, Inside] = {}
+        self._pages = S3Pages(self._files) if self._files.type_name == "s3" else None
         self._copy: tuple[str, IO[bytes]] | None = None
         if not self._found:
             raise SettingsError(f"expected a folder, found none at {self.root}")
@@ -196,44 +197,60 @@ class RemoteFolder(Remote, Folder):
         except ValueError as error:  # a name that no object can have
             raise RecordError("missing_file", f"{place!r}: {self._why(error)}") from None
 
-    def _ask_for_folder(self, what: Any = None) -> Any:
+    def _ask_for_folder(self, name: str = "") -> Any:
         """Ask for the folder itself, or for something in it; raises `DataError` if that is not given."""
-        what = self._path.rstrip("/") if what is None else what
+        what = (self._path + name).rstrip("/")
         try:
             return self._patiently(lambda: self._files.get_file_info(what), self.root)
         except (OSError, ValueError) as error:
             raise DataError(f"{self.root}: cannot be read ({self._why(error)})") from None
 
-    def _inside(self, above: str) -> Inside:
-        """List what lies in a folder.
+    def _entries(self, above: str) -> Iterator[Entry]:
+        """Yield what lies in a folder, in any order, by its name below this one.
 
         One that is not there is empty; one that is refused is an `OSError` or `ValueError`.
         """
-        where = (self._path + above).rstrip("/")
-        infos = self._infos(where)
-        if not all(info.path[len(where) + 1 :] for info in infos):
-            # Keys with two slashes: a folder without a name, which is not listed by itself. No archive
-            # means that, but its files are listed all the same, to be refused one by one.
-            own = f"{where}//"
-            infos = [info for info in infos if info.path[len(where) + 1 :]]
-            infos += [info for info in self._infos(where, True) if info.path.startswith(own)]
-            infos = [info for info in infos if info.is_file or not info.path.startswith(own)]
-        return Inside.of(infos, len(self._path))
+        where = self._path + above
+        shown = f"{self.root.partition('://')[0]}://{where}".rstrip("/")
+        if self._pages is None:
+            yield from self._whole(where, shown)
+            return
+        token = None
+        while True:
+            attempt = functools.partial(self._pages.page, where, token)
+            page, token = self._patiently(attempt, shown)
+            for name, size, time_ns in page:
+                yield above + name, size, time_ns
+            if token is None:
+                return
 
-    def _infos(self, where: str, recursive: bool = False) -> list[Any]:
+    def _whole(self, where: str, shown: str) -> Iterator[Entry]:
+        """Yield what lies in a folder of a store that gives all its names at once."""
         from pyarrow import fs
 
-        def attempt() -> list[Any]:
-            what = fs.FileSelector(where, allow_not_found=True, recursive=recursive)
-            return list(self._files.get_file_info(what))
+        def infos(recursive: bool) -> list[Any]:
+            what = fs.FileSelector(where.rstrip("/"), allow_not_found=True, recursive=recursive)
+            return self._patiently(lambda: list(self._files.get_file_info(what)), shown)
 
-        return self._patiently(attempt, f"{self.root.partition('://')[0]}://{where}")
+        found, start = infos(False), len(where)
+        if not all(info.path[start:] for info in found):
+            # Keys with two slashes: a folder without a name, which is not listed by itself. No archive
+            # means that, but its files are listed all the same, to be refused one by one.
+            own = f"{where}/"
+            found = [info for info in found if info.path[start:]]
+            found += [info for info in infos(True) if info.path.startswith(own) and info.is_file]
+        for info in found:
+            name = info.path[len(self._path) :]
+            if info.is_file:
+                yield name, _stated(info.size), _stated(info.mtime_ns)
+            else:
+                yield f"{name}/", -1, -1
 
     def levels(self) -> Iterator[Level]:
         """Yield this folder and each below it, in order; see `Folder.levels`.
 
-        The next ones are asked for meanwhile, as long as `HELD` names at most wait. Of one folder a
-        store gives all names at once; names, sizes and times are held until the next folder.
+        The next ones are asked for meanwhile, as long as `HELD` names at most wait. S3 gives names some
+        at a time; from other stores those of one folder come all at once, and are in memory until then.
         """
         asked: dict[str, Future[Inside]] = {}
         waiting: list[str | Iterator[str]] = [""]
@@ -263,46 +280,46 @@ class RemoteFolder(Remote, Folder):
     def _unlisted(self, above: str, error: Exception) -> DataError:
         return DataError(f"{self._prefix}{above}: cannot be listed ({self._why(error)})")
 
+    def _inside(self, above: str) -> Inside:
+        return Inside(self._entries(above))
+
     def has(self, pattern: str) -> bool:
         """Say whether the folder's top level holds a name of this pattern."""
-        from pyarrow import fs
-
         if pattern == "*":
             return True  # a store has no empty folders, and a list may be long
         if not any(sign in pattern for sign in "*?["):
-            return bool(self._ask_for_folder(self._path + pattern).type.name != "NotFound")
-        infos = self._ask_for_folder(fs.FileSelector(self._path.rstrip("/")))
-        return any(fnmatch.fnmatch(info.base_name, pattern) for info in infos)
+            return bool(self._ask_for_folder(pattern).type.name != "NotFound")
+        try:
+            names = (name.removesuffix("/") for name, _, _ in self._entries(""))
+            return any(fnmatch.fnmatch(name, pattern) for name in names)
+        except (OSError, ValueError) as error:
+            raise self._unlisted("", error) from None
 
     def facts(self, names: Iterable[str]) -> np.ndarray:
         """Give size and time of modification (ns) of files; see `Folder.facts`."""
+        names = list(names)
+        wanted = set(names)
+        found = {}
 
-        def inside(above: str) -> Inside:
+        def look(above: str) -> None:
             try:
                 check_name(f"{above}file", self)
                 if len(above.encode()) <= LONGEST_NAME:
-                    return self._listed[above] if above in self._listed else self._inside(above)
+                    entries = self._entries(above)
+                    found.update({name: own for name, *own in entries if name in wanted})
             except (RecordError, ValueError, FileNotFoundError, NotADirectoryError):
-                pass
+                return  # a name that no folder can have
             except OSError as error:
                 raise self._unlisted(above, error) from None
-            return Inside.of([], 0)  # a name that no folder can have
 
-        names = list(names)
-        # Of whole folders: one answer is for a thousand files.
-        rows: dict[str, list[int]] = {}
-        for i, name in enumerate(names):
-            rows.setdefault(name[: name.rfind("/") + 1], []).append(i)
         pool = ThreadPoolExecutor(REMOTE_THREADS)
         try:
-            found = dict(zip(rows, pool.map(inside, rows), strict=True))
+            # Of whole folders: one answer is for a thousand files.
+            list(pool.map(look, {name[: name.rfind("/") + 1] for name in names}))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        self._listed = found  # the next names may be of the same folders
-        facts = np.full((len(names), 2), -1, np.int64)
-        for above, own in rows.items():
-            facts[own] = found[above].facts_of([names[i] for i in own])
-        return facts
+        facts = [found.get(name, (-1, -1)) for name in names]
+        return np.array(facts, np.int64).reshape(len(names), 2)
 
     @contextmanager
     def local(self, names: Iterable[str]) -> Iterator[Path]:
@@ -358,6 +375,10 @@ class RemoteFolder(Remote, Folder):
         finally:
             # After an error the rest would be asked for in vain. What is under way writes to the file.
             pool.shutdown(cancel_futures=True)
+
+
+def _stated(number: int | None) -> int:
+    return -1 if number is None else number
 
 
 def _came(answer: Future[Any]) -> bool:

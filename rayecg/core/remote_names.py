@@ -1,82 +1,75 @@
-"""What lies in a folder of an object store, held as compact as can be: it may be millions of files."""
+"""What lies in a folder of an object store: it may be millions of files."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
-from operator import methodcaller
-from typing import Any
+import functools
+import struct
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from rayecg.core.s3_pages import Entry
 from rayecg.core.sorted_names import SortedNames, in_parts, key_of
 from rayecg.core.storage import Level, level_of
 
-_AS_BYTES = methodcaller("as_py")
+#: What follows a key: a byte below all that keys hold, then size and time.
+_FACTS = struct.Struct(">xqq")
 
 
-@dataclass(frozen=True)
 class Inside:
-    """What lies in one folder.
+    """What lies in one folder, in order; beyond some thousand names it is on disk.
+
+    Parameters
+    ----------
+    entries
+        In any order, with names below the tree's root.
 
     Attributes
     ----------
-    entries
-        `key` of files and folders, sorted, as `storage.level_of` takes it; `size` and `time` (ns) of
-        files, -1 where the store does not state it, null for folders.
     folders
-        Their names, with a slash behind each.
+        Names of the folders, with a slash behind each.
+
+    Raises
+    ------
+    DataError
+        If the disk of temporary files has no room for them.
     """
 
-    entries: pa.Table
-    folders: SortedNames
-
-    @classmethod
-    def of(cls, infos: list[Any], start: int) -> Inside:
-        """Take apart the answer of a store (`pyarrow.fs.FileInfo`), in whose paths names begin at `start`."""
-        files = [info for info in infos if info.is_file]
-        names = [info.path[start:].encode() for info in files]
-        folders = [f"{info.path[start:]}/".encode() for info in infos if not info.is_file]
-        # A store may have both, an object and others below its name, which is listed once.
-        taken = set(names) if folders else set()
-        names += [name for name in folders if name[:-1] not in taken]
-        none = [None] * (len(names) - len(files))
-        entries = pa.table(
-            {
-                "key": pa.array([key_of(name) for name in names], pa.large_binary()),
-                "size": pa.array([*(_stated(info.size) for info in files), *none], pa.int64()),
-                "time": pa.array([*(_stated(info.mtime_ns) for info in files), *none], pa.int64()),
-            }
-        )
-        return cls(entries.sort_by("key").combine_chunks(), SortedNames(folders))
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._rows, self.folders, self._n_rows = SortedNames(), SortedNames(), 0
+        for name, size, time in entries:
+            raw = name.encode()
+            if raw.endswith(b"/"):
+                self.folders.add(raw)
+            self._rows.add(key_of(raw) + _FACTS.pack(size, time))
+            self._n_rows += 1
 
     def __len__(self) -> int:
-        return self.entries.num_rows
+        return self._n_rows
 
     def levels(self) -> Iterator[Level]:
         """Yield the folder in parts."""
-        for part, follows in in_parts(self._keys()):
-            yield level_of("", part, follows, self.facts_of)
+        for part, follows in in_parts(self._once()):
+            keys = [_key_in(row) for row in part]
+            after = None if follows is None else _key_in(follows)
+            yield level_of("", keys, after, functools.partial(_facts_in, part))
 
-    def _keys(self) -> Iterator[bytes]:
-        for batch in self.entries.to_batches(max_chunksize=1 << 12):
-            yield from batch.column(0).to_pylist()
-
-    def facts_of(self, names: list[str]) -> np.ndarray:
-        """Give size and time of files by name, -1 where there is none, int64 (n, 2)."""
-        keys = [key_of(name.encode(errors="surrogatepass")) for name in names]
-        # Who asks does so about names that are near each other: the others are left out.
-        all_keys = self.entries["key"].chunk(0)
-        start = bisect_left(all_keys, min(keys, default=b""), key=_AS_BYTES)
-        stop = bisect_right(all_keys, max(keys, default=b""), key=_AS_BYTES)
-        rows = self.entries.slice(start, stop - start)
-        found = rows.take(pc.index_in(pa.array(keys, pa.large_binary()), rows["key"]))
-        facts = [pc.fill_null(found[name], -1).to_numpy() for name in ("size", "time")]
-        return np.column_stack(facts)
+    def _once(self) -> Iterator[bytes]:
+        """Yield the rows; a store may have both, an object and others below its name: then the first."""
+        slash, before = key_of(b"/"), None
+        for row in self._rows:
+            key = _key_in(row)
+            if before is None or key != before + slash:
+                yield row
+            before = key
 
 
-def _stated(number: int | None) -> int:
-    return -1 if number is None else number
+def _key_in(row: bytes) -> bytes:
+    return row[: -_FACTS.size]
+
+
+def _facts_in(rows: list[bytes], files: list[str]) -> np.ndarray:
+    """Give size and time of the files among some rows."""
+    slash = key_of(b"/")
+    facts = [_FACTS.unpack(row[-_FACTS.size :]) for row in rows if not _key_in(row).endswith(slash)]
+    return np.array(facts, np.int64).reshape(len(files), 2)

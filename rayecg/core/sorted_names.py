@@ -23,7 +23,9 @@ AT_ONCE = 1 << 10
 #: Most names of a part of a folder.
 PART = 1 << 14
 
-_FIRST = b"/._"
+#: The first is in no UTF-8, so that no key holds the byte 0: what is put behind a key does not change
+#: its place.
+_FIRST = b"\xff/._"
 _IN_ORDER = _FIRST + bytes(byte for byte in range(256) if byte not in _FIRST)
 _RANK = bytes(_IN_ORDER.index(byte) for byte in range(256))
 
