@@ -17,7 +17,7 @@ from s3_store import one_line
 
 from rayecg.core import sorted_names
 from rayecg.core.errors import DataError
-from rayecg.core.index_file import PIECE, ROW, ROWS, IndexFile
+from rayecg.core.index_file import PIECE, ROW, ROWS, IndexFile, TableQueue
 from rayecg.core.sorted_names import SortedNames, in_parts, key_of, name_of
 
 N = 2 * ROWS + 300
@@ -61,6 +61,17 @@ def test_others_read_the_same_rows_with_their_numbers() -> None:
         assert found.column_names == ["pair", "name", ROW]
         assert found.drop_columns([ROW]).equals(table().select(["pair", "name"]))
         assert found[ROW].to_pylist() == list(range(N))
+
+
+@given(st.lists(st.integers(-1, 5), max_size=40))
+def test_tables_come_back_in_the_order_they_were_put(steps: list[int]) -> None:
+    queue, left, whole = TableQueue(), [], table()
+    for step in steps:  # a table of so many rows, or one back
+        if step >= 0:
+            left.append(whole.slice(7 * step, step))
+            queue.put(left[-1])
+        elif left:
+            assert queue.take().equals(left.pop(0))
 
 
 @given(st.lists(st.binary(max_size=9), max_size=40), st.integers(1, 12), st.integers(1, 5))
@@ -116,13 +127,19 @@ import sys, tempfile
 import numpy as np
 import pyarrow as pa
 from rayecg.core.errors import DataError
-from rayecg.core.index_file import IndexFile
+from rayecg.core.index_file import IndexFile, TableQueue
 from rayecg.core.sorted_names import HELD, SortedNames
 tempfile.tempdir = sys.argv[1]
 numbers = np.random.default_rng(0).integers(0, 2**62, HELD)
 try:
     if sys.argv[2] == "rows":
         IndexFile(pa.table({"x": numbers}) for _ in range(20))
+    elif sys.argv[2] == "tables":
+        queue, small = TableQueue(), pa.table({"x": numbers[:10]})
+        queue.put(small)
+        for _ in range(10_000):
+            queue.put(small)
+            queue.take()
     else:
         SortedNames(number.tobytes() for _ in range(20) for number in numbers)
 except DataError as error:
@@ -130,7 +147,7 @@ except DataError as error:
 """
 
 
-@pytest.mark.parametrize("what", ["rows", "names"])
+@pytest.mark.parametrize("what", ["rows", "names", "tables"])
 def test_a_full_disk_is_one_line(tmp_path, what) -> None:
     with small_disk(tmp_path / "disk", 1 << 20) as disk:
         command = [sys.executable, "-c", FULL, disk.folder, what]

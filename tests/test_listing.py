@@ -254,11 +254,15 @@ def test_memory_does_not_grow_with_a_folder(tmp_path, at_once, monkeypatch, kind
         if kind in ("files", "folders"):
             return sum(1 for _ in Folder(root).walk(".hea"))
         (root / "a.hea").write_text("a 1 100 10\n")
-        return sum(len(facts_R2) for _, facts_R2 in opened(root).listing()) - 1
+        found, before = 0, pa.total_allocated_bytes()
+        for _, facts_R2 in opened(root).listing():
+            found += len(facts_R2)
+            arrow_peaks.append(pa.total_allocated_bytes() - before)
+        return found - 1
 
     at_once(128)
     monkeypatch.setattr(sorted_names, "AT_ONCE", 2)
-    peaks = []
+    peaks, arrow_peaks = [], [0]
     for n in (256, 2048):
         root = tmp_path / str(n)
         root.mkdir()
@@ -271,6 +275,8 @@ def test_memory_does_not_grow_with_a_folder(tmp_path, at_once, monkeypatch, kind
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
     assert peaks[3] < 3 * peaks[1], peaks
+    # All names, were they held, would take some 120 kB.
+    assert max(arrow_peaks) < 60_000, arrow_peaks
 
 
 @pytest.fixture(params=["pages", "whole"])

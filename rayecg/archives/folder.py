@@ -142,14 +142,31 @@ class _Sums:
 
     def add(self, names: list[str], levels: list[Level]) -> Iterator[tuple[pa.Array, np.ndarray]]:
         """Yield the paths of records that are complete, and their facts."""
-        n_open = len(self._open)
-        record_R = pa.array([*self._open, *names], pa.string())
+        follows = levels[-1].follows or ""
+        open_before, first = self._open, self._n_records
+        self._n_records += len(names)
+        record_R = pa.array([*open_before, *names], pa.string())
+        facts_R2 = self._added_up(record_R, levels, follows)
+        goes_on_R = pc.is_in(record_R, _beginnings(follows, "._")).to_numpy(zero_copy_only=False)
+
+        n_open = len(open_before)
+        for number, more in zip(open_before.values(), facts_R2[:n_open], strict=True):
+            self._late[number] = self._late.get(number, 0) + more
+        opened_N = np.flatnonzero(goes_on_R[n_open:])
+        self._open = {
+            name: number
+            for (name, number), goes_on in zip(open_before.items(), goes_on_R[:n_open], strict=True)
+            if goes_on
+        } | {names[i]: first + i for i in opened_N.tolist()}
+        yield from self._in_order(record_R[n_open:], facts_R2[n_open:], first, opened_N.tolist())
+
+    def _added_up(self, record_R: pa.Array, levels: list[Level], follows: str) -> np.ndarray:
+        """Give what files add up to for each record; those whose header is to come wait for it."""
         facts_R2 = np.zeros((len(record_R), 2), np.int64)
         facts_F2 = np.concatenate([self._facts_S2, *(level.facts() for level in levels)])
         files = (_stem(file) for level in levels for file in level.files)
         stem_F = pa.array([*self._stems, *files], pa.string())
         above_F = pc.replace_substring_regex(stem_F, "_[^_/]*$", "")
-        follows = levels[-1].follows or ""
 
         own_F = pc.index_in(stem_F, record_R)
         waits_F = pc.and_(pc.is_null(own_F), pc.is_in(stem_F, _beginnings(follows, ".")))
@@ -163,23 +180,10 @@ class _Sums:
         self._facts_S2 = np.zeros((len(self._stems), 2), np.int64)
         own = np.flatnonzero(waits_F.to_numpy(zero_copy_only=False))
         np.add.at(self._facts_S2, waiting.indices.to_numpy(), facts_F2[own])
-
-        for number, more in zip(self._open.values(), facts_R2, strict=False):
-            self._late[number] = self._late.get(number, 0) + more
-        numbers = [*self._open.values(), *range(self._n_records, self._n_records + len(names))]
-        goes_on_R = pc.is_in(record_R, _beginnings(follows, "._"))
-        open_R = np.flatnonzero(goes_on_R.to_numpy(zero_copy_only=False))
-        self._open = {record_R[i].as_py(): numbers[i] for i in open_R}
-        self._n_records += len(names)
-        yield from self._in_order(
-            record_R[n_open:],
-            facts_R2[n_open:],
-            numbers[n_open:],
-            open_R[open_R >= n_open] - n_open,
-        )
+        return facts_R2
 
     def _in_order(
-        self, record_R: pa.Array, facts_R2: np.ndarray, numbers: list[int], open_R: np.ndarray
+        self, record_N: pa.Array, facts_N2: np.ndarray, first: int, opened: list[int]
     ) -> Iterator[tuple[pa.Array, np.ndarray]]:
         """Yield what waits no more, then of the new records those that need not wait."""
         are_open = set(self._open.values())
@@ -188,18 +192,13 @@ class _Sums:
             facts = np.column_stack([table["size"], table["time"]])
             facts[0] += self._late.pop(self._starts.popleft(), 0)
             yield table["path"].combine_chunks(), facts
-        for start, stop in pairwise(sorted({0, *open_R.tolist(), len(record_R)})):
-            own = slice(start, stop)
-            if self._starts or numbers[start] in are_open:
-                columns = {
-                    "path": record_R[own],
-                    "size": facts_R2[own, 0],
-                    "time": facts_R2[own, 1],
-                }
-                self._waiting.put(pa.table(columns))
-                self._starts.append(numbers[start])
+        for start, stop in pairwise(sorted({0, *opened, len(record_N)})):
+            own, (size_N, time_N) = slice(start, stop), facts_N2[start:stop].T
+            if self._starts or start in opened:
+                self._waiting.put(pa.table({"path": record_N[own], "size": size_N, "time": time_N}))
+                self._starts.append(first + start)
             else:
-                yield record_R[own], facts_R2[own]
+                yield record_N[own], facts_N2[own]
 
 
 def _stem(file: str) -> str | None:

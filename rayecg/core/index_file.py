@@ -133,6 +133,7 @@ class TableQueue:
             start = self._file.seek(0, os.SEEK_END)
             with pa.ipc.new_stream(self._file, table.schema) as writer:
                 writer.write_table(table)
+            self._file.flush()
         self._starts.append(start)
 
     def take(self) -> pa.Table:

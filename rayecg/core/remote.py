@@ -7,12 +7,13 @@ import functools
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import parse_qsl, unquote
@@ -132,6 +133,7 @@ class Remote:
         text = str(error).replace(self.uri, self.root)
         for secret in self._secrets:
             text = text.replace(secret, "***")
+        text = re.sub("AWS4-HMAC-SHA256.*", "***", text)  # the header that signs a request
         return (text.strip().splitlines() or [type(error).__name__])[0][:200]
 
 
@@ -249,12 +251,13 @@ class RemoteFolder(Remote, Folder):
     def levels(self) -> Iterator[Level]:
         """Yield this folder and each below it, in order; see `Folder.levels`.
 
-        The next ones are asked for meanwhile, as long as `HELD` names at most wait. S3 gives names some
-        at a time; from other stores those of one folder come all at once, and are in memory until then.
+        The next ones are asked for meanwhile, as long as those that came hold no more than `HELD` names.
+        S3 gives a folder's names some at a time, other stores all at once, which then are in memory for
+        that moment.
         """
         asked: dict[str, Future[Inside]] = {}
         waiting: list[str | Iterator[str]] = [""]
-        pool = ThreadPoolExecutor(REMOTE_THREADS)
+        pool, left = ThreadPoolExecutor(REMOTE_THREADS), threading.Event()
         try:
             while waiting:
                 above = waiting.pop()
@@ -266,7 +269,7 @@ class RemoteFolder(Remote, Folder):
                 ahead = REMOTE_THREADS if n_came < HELD else 1
                 for one in (above, *reversed(waiting[1 - ahead :] if ahead > 1 else [])):
                     if isinstance(one, str) and one not in asked:
-                        asked[one] = pool.submit(self._inside, one)
+                        asked[one] = pool.submit(self._inside, one, left)
                 try:
                     inside = asked.pop(above).result()
                 except (OSError, ValueError) as error:
@@ -275,13 +278,15 @@ class RemoteFolder(Remote, Folder):
                 yield from inside.levels()
         finally:
             # Who needs no more does not wait for answers that nobody needs.
+            left.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _unlisted(self, above: str, error: Exception) -> DataError:
         return DataError(f"{self._prefix}{above}: cannot be listed ({self._why(error)})")
 
-    def _inside(self, above: str) -> Inside:
-        return Inside(self._entries(above))
+    def _inside(self, above: str, left: threading.Event) -> Inside:
+        """List what lies in a folder, as long as somebody waits for it."""
+        return Inside(takewhile(lambda _: not left.is_set(), self._entries(above)))
 
     def has(self, pattern: str) -> bool:
         """Say whether the folder's top level holds a name of this pattern."""

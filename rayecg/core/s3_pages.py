@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from rayecg.core.storage import REMOTE_THREADS
 
 #: A name, size and time of modification (ns), -1 where that is not stated; a folder's name ends with
 #: a slash.
@@ -17,6 +23,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Answers that another attempt may change, though their number says the request is at fault.
 _PASSING = (408, 425, 429)
 _PASSING_CODES = ("RequestTimeout", "SlowDown")
+#: Where the profile's name stands; for botocore the second would come first.
+_PROFILES = ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"]
 
 
 class S3Pages:
@@ -48,20 +56,15 @@ class S3Pages:
         PermissionError
             If the store refuses, now and for ever.
         """
-        from botocore.exceptions import ClientError
-
         bucket, _, prefix = where.partition("/")
         asked = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/", "MaxKeys": PAGE}
         if token is not None:
             asked["ContinuationToken"] = token
-        try:
+        with _refusals_told():
             answer = self._client().list_objects_v2(**asked)
-        except ClientError as error:
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
-            passes = error.response.get("Error", {}).get("Code") in _PASSING_CODES
-            if status < 500 and status not in _PASSING and not passes:
-                raise PermissionError(str(error)) from None
-            raise
+        is_last, token = not answer.get("IsTruncated", True), answer.get("NextContinuationToken")
+        if not is_last and token is None:
+            raise OSError("the list breaks off")
         start = len(prefix)
         found = [
             (one["Key"][start:], one["Size"], _ns(one["LastModified"]))
@@ -69,7 +72,7 @@ class S3Pages:
             if len(one["Key"]) > start  # the folder's own mark is none of what lies in it
         ]
         found += [(one["Prefix"][start:], -1, -1) for one in answer.get("CommonPrefixes", ())]
-        return found, answer.get("NextContinuationToken")
+        return found, None if is_last else token
 
     def _client(self) -> Any:
         with self._lock:  # to make one takes a second, and several threads would each
@@ -78,44 +81,64 @@ class S3Pages:
             return self._made
 
 
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    """Raise `PermissionError` for what no other attempt will change."""
+    from botocore import exceptions
+
+    passing = (
+        exceptions.HTTPClientError,
+        exceptions.IncompleteReadError,
+        exceptions.CredentialRetrievalError,
+    )
+    try:
+        yield
+    except exceptions.ClientError as error:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+        passes = error.response.get("Error", {}).get("Code") in _PASSING_CODES
+        if status < 500 and status not in _PASSING and not passes:
+            raise PermissionError(str(error)) from None
+        raise
+    except exceptions.BotoCoreError as error:
+        if not isinstance(error, passing):
+            raise PermissionError(str(error)) from None
+        raise
+
+
 def _client_of(options: dict[str, Any]) -> Any:
-    """Make a client with the settings of pyarrow's; what these leave open both find in the same places."""
-    import boto3
-    import botocore.session
+    """Make a client with the settings of pyarrow's; what they leave open is found where it finds it, too."""
     from botocore import UNSIGNED
     from botocore.config import Config
+    from botocore.session import Session
 
-    keys = {
-        "aws_access_key_id": options["access_key"] or None,
-        "aws_secret_access_key": options["secret_key"] or None,
-        "aws_session_token": options["session_token"] or None,
-    }
-    session = botocore.session.Session()
+    session = Session(session_vars={"profile": (None, _PROFILES, None, None)})
     parsers = session.get_component("response_parser_factory")
     parsers.set_parser_defaults(timestamp_parser=_time_of)
     signed = not options["anonymous"] and (options["access_key"] or session.get_credentials())
     endpoint = options["endpoint_override"]
     if endpoint and "://" not in endpoint:
         endpoint = f"{options['scheme']}://{endpoint}"
-    return boto3.Session(botocore_session=session).client(
+    return session.create_client(
         "s3",
-        region_name=options["region"] or None,
+        region_name=options["region"] or os.environ.get("AWS_REGION"),
         endpoint_url=endpoint or None,
-        verify=options.get("tls_ca_file_path") or None,
+        verify=options["tls_ca_file_path"] or ssl.get_default_verify_paths().cafile,
+        aws_access_key_id=options["access_key"] or None,
+        aws_secret_access_key=options["secret_key"] or None,
         config=Config(
             signature_version=None if signed else UNSIGNED,
             connect_timeout=options["connect_timeout"],
             read_timeout=options["request_timeout"],
             retries={"total_max_attempts": 2},
+            max_pool_connections=REMOTE_THREADS,
             proxies={},  # those of the environment are not pyarrow's, either
             s3={"addressing_style": "virtual" if options["force_virtual_addressing"] else "auto"},
         ),
-        **(keys if signed else {}),
     )
 
 
 def _time_of(stated: Any) -> datetime:
-    """Read a time as S3 states it; botocore's own way takes more than all else of a page."""
+    """Read a time as S3 states it, or in any other form, which takes botocore longer."""
     from botocore.utils import parse_timestamp
 
     try:
