@@ -75,7 +75,7 @@ class S3Pages:
         return found, None if is_last else token
 
     def _client(self) -> Any:
-        with self._lock:  # to make one takes a second, and several threads would each
+        with self._lock:  # several threads may come for the first time
             if self._made is None:
                 self._made = _client_of(self._options)
             return self._made
