@@ -92,7 +92,8 @@ class ListServer(http.server.BaseHTTPRequestHandler):
         body = (
             '<?xml version="1.0" encoding="UTF-8"?>'
             '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-            f"<KeyCount>{stop - start}</KeyCount><IsTruncated>{str(bool(more)).lower()}</IsTruncated>{more}{rows}</ListBucketResult>"
+            f"<KeyCount>{stop - start}</KeyCount><IsTruncated>{str(bool(more)).lower()}</IsTruncated>"
+            f"{more}{rows}</ListBucketResult>"
         ).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/xml")

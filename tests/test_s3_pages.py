@@ -58,7 +58,18 @@ class Lists(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def lists() -> Iterator[int]:
+def bare(monkeypatch, tmp_path) -> None:
+    """Take away what the environment says of a store."""
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE", "REGION"):
+        monkeypatch.delenv(f"AWS_{name}", raising=False)
+        monkeypatch.delenv(f"AWS_DEFAULT_{name}", raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(f"AWS_{name}", str(tmp_path / "none"))
+
+
+@pytest.fixture
+def lists(bare) -> Iterator[int]:
     """Run a server of lists, and give its port."""
     Lists.asked.clear()
     Lists.ends.clear()
@@ -70,21 +81,13 @@ def lists() -> Iterator[int]:
     server.server_close()
 
 
-@pytest.fixture
-def bare(monkeypatch, tmp_path) -> None:
-    """Take away what the environment says of a store."""
-    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE", "REGION"):
-        monkeypatch.delenv(f"AWS_{name}", raising=False)
-        monkeypatch.delenv(f"AWS_DEFAULT_{name}", raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    for name in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(f"AWS_{name}", str(tmp_path / "none"))
+def uri(port: int, user: str = "URIKEY:secret@", settings: str = "&region=eu-west-1") -> str:
+    return f"s3://{user}bucket/p?endpoint_override=127.0.0.1:{port}&scheme=http{settings}"
 
 
 ENVIRONMENT_KEYS = {"AWS_ACCESS_KEY_ID": "ENVKEY", "AWS_SECRET_ACCESS_KEY": "envsecret"}
 
 
-@pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize(
     ("user", "settings", "environment", "signs"),
     [
@@ -102,8 +105,7 @@ ENVIRONMENT_KEYS = {"AWS_ACCESS_KEY_ID": "ENVKEY", "AWS_SECRET_ACCESS_KEY": "env
 def test_it_asks_as_pyarrow_does(lists, monkeypatch, user, settings, environment, signs) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    where = f"endpoint_override=127.0.0.1:{lists}&scheme=http{settings}"
-    far = open_folder(f"s3://{user}bucket/p?{where}")
+    far = open_folder(uri(lists, user, settings))
     assert list(far.walk(".hea")) == ["a.hea"]
     (by_pyarrow, paged) = Lists.asked
     assert by_pyarrow == paged
@@ -116,7 +118,6 @@ def test_it_asks_as_pyarrow_does(lists, monkeypatch, user, settings, environment
         assert (scope, token) == ("", None)
 
 
-@pytest.mark.usefixtures("bare")
 def test_the_endpoint_may_be_in_the_environment(lists, monkeypatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{lists}")
     assert list(open_folder("s3://URIKEY:secret@bucket/p").walk(".hea")) == ["a.hea"]
@@ -144,7 +145,6 @@ def test_what_the_client_takes_of_the_machine(monkeypatch, tmp_path) -> None:
     assert client.meta.endpoint_url == "https://s3.eu-west-1.amazonaws.com"
 
 
-@pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize(
     ("profile", "config", "said"),
     [
@@ -160,20 +160,18 @@ def test_settings_that_cannot_be_used_are_one_line_at_once(
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     if profile:
         monkeypatch.setenv("AWS_PROFILE", profile)
-    where = f"endpoint_override=127.0.0.1:{lists}&scheme=http&region=eu-west-1"
-    far = open_folder(f"s3://URIKEY:secret@bucket/p?{where}")
+    far = open_folder(uri(lists))
     monkeypatch.setattr(remote.time, "sleep", lambda s: pytest.fail("asked again"))
     with pytest.raises(DataError, match=f"p/: cannot be listed .*{said}") as error:
         list(far.levels())
     one_line(error.value)
 
 
-@pytest.mark.usefixtures("bare")
 def test_a_key_that_no_header_can_hold_is_not_said(lists, monkeypatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ENVKEY\n")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "envsecret")
     monkeypatch.setattr(remote, "PATIENCE_S", (0,))
-    far = open_folder(f"s3://bucket/p?endpoint_override=127.0.0.1:{lists}&scheme=http&region=x")
+    far = open_folder(uri(lists, ""))
     with pytest.raises(DataError) as error:
         list(far.levels())
     assert "ENVKEY" not in one_line(error.value)
@@ -183,8 +181,7 @@ def test_a_key_that_no_header_can_hold_is_not_said(lists, monkeypatch) -> None:
 def test_a_list_that_breaks_off_is_asked_for_again(lists, monkeypatch, end) -> None:
     monkeypatch.setattr(remote, "PATIENCE_S", (0, 0))
     Lists.ends[:] = [end, end]
-    where = f"endpoint_override=127.0.0.1:{lists}&scheme=http&region=eu-west-1"
-    far = open_folder(f"s3://URIKEY:secret@bucket/p?{where}")
+    far = open_folder(uri(lists))
     assert list(far.walk(".hea")) == ["a.hea"]
     Lists.ends[:] = [end] * 9
     with pytest.raises(DataError, match=r"p: the store does not serve it .* breaks off"):
@@ -203,8 +200,7 @@ def test_who_leaves_asks_for_no_more(lists) -> None:
     folders = "".join(f"<CommonPrefixes><Prefix>p/{one}/</Prefix></CommonPrefixes>" for one in "ab")
     Lists.ends[:] = [f"{LAST}{folders}"]
     Lists.endless = "%2Fb%2F"
-    where = f"endpoint_override=127.0.0.1:{lists}&scheme=http&region=eu-west-1"
-    levels = open_folder(f"s3://URIKEY:secret@bucket/p?{where}").levels()
+    levels = open_folder(uri(lists)).levels()
     next(levels)
     next(levels)  # the first folder; the second is asked for meanwhile
     others = [one for one in threading.enumerate() if one.name.startswith("ThreadPoolExecutor")]

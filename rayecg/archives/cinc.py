@@ -54,6 +54,10 @@ class Cinc(WfdbFolder):
         "ningbo": 34_905,
     }
 
+    def index(self) -> pa.Table:
+        """List the records by relative path."""
+        return pa.concat_tables(index for index, _ in self.listing())
+
     def listing(self) -> Iterator[tuple[pa.Table, np.ndarray]]:
         """Yield the index with size and time of each record's files, added up.
 

@@ -31,7 +31,14 @@ class WfdbFolder(Archive):
 
     def index(self) -> pa.Table:
         """List the records by relative path."""
-        return pa.concat_tables(index for index, _ in self.listing())
+        left, paths = self.settings.limit, []
+        for names, _ in self._pieces(left):  # without the facts, for which each file is asked
+            paths.append(pa.array(names[:left], pa.string()))
+            if left is not None:
+                left -= len(names)
+                if left <= 0:
+                    break
+        return _as_index(pa.concat_arrays(paths))
 
     def deciding_facts(self, index: pa.Table) -> np.ndarray:
         """Give size and time of every file: a header may name any of them."""
@@ -44,7 +51,7 @@ class WfdbFolder(Archive):
         are no records of their own.
         """
         for paths, facts_R2 in self._listed(self.settings.limit):
-            yield index_columns({"record_id": paths, "path": paths}), facts_R2
+            yield _as_index(paths), facts_R2
 
     def _listed(self, limit: int | None) -> Iterator[tuple[pa.Array, np.ndarray]]:
         """Yield paths of records, and their facts as `listing` gives them; no more than the limit."""
@@ -211,6 +218,10 @@ def _beginnings(name: str, signs: str) -> pa.Array:
     """Give what comes before each of some signs in the last part of a path."""
     places = range(name.rfind("/") + 1, len(name))
     return pa.array([name[:i] for i in places if name[i] in signs], pa.string())
+
+
+def _as_index(paths: pa.Array) -> pa.Table:
+    return index_columns({"record_id": paths, "path": paths})
 
 
 def read_one(path: str | Path) -> Record:

@@ -22,7 +22,6 @@ PAGE = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Answers that another attempt may change, though their number says the request is at fault.
 _PASSING = (408, 425, 429)
-_PASSING_CODES = ("RequestTimeout", "SlowDown")
 #: Where the profile's name stands; for botocore the second would come first.
 _PROFILES = ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"]
 
@@ -95,8 +94,7 @@ def _refusals_told() -> Iterator[None]:
         yield
     except exceptions.ClientError as error:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
-        passes = error.response.get("Error", {}).get("Code") in _PASSING_CODES
-        if status < 500 and status not in _PASSING and not passes:
+        if status < 500 and status not in _PASSING:
             raise PermissionError(str(error)) from None
         raise
     except exceptions.BotoCoreError as error:

@@ -66,9 +66,9 @@ def chosen_execution(
     another, as it does them; files come from the machine's cache where it has one. Nothing but the
     usual is chosen for less than `GAIN`.
 
-    A way takes the start of its actors and about `WAY_S`. After `ALL_S` none is begun, but that the usual one is tried again before it is
-    left. A slow network takes longer: two of the usual batches in each way, whatever they take. What
-    is measured is said on standard error.
+    A way takes the start of its actors and about `WAY_S`. After `ALL_S` none is begun, but that the
+    usual one is tried again before it is left. A slow network takes longer: two of the usual batches
+    in each way, whatever they take. What is measured is said on standard error.
 
     Parameters
     ----------
