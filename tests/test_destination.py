@@ -156,22 +156,30 @@ def start(script: str, *given: object) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def test_a_writer_that_is_killed_leaves_nothing_of_that_name(tmp_path):
+@pytest.mark.parametrize("end", ["killed", "cleared away"])
+def test_a_writer_that_is_cut_off_leaves_nothing_of_that_name(tmp_path, end):
     writer = start(WRITE, tmp_path, 1 << 30, "big")
+    place = open_destination(tmp_path)
     try:
-        while not (begun := [f for f in tmp_path.iterdir() if f.stat().st_size > 1 << 20]):
+        while not any(file.stat().st_size > 1 << 20 for file in tmp_path.iterdir()):
             assert writer.poll() is None
             time.sleep(0.001)
-        os.kill(writer.pid, signal.SIGSTOP)  # where the kill strikes can then be stated
-        assert not (tmp_path / "big").exists()
-        assert begun[0].stat().st_size < 1 << 30
+        os.kill(writer.pid, signal.SIGSTOP)  # where the end strikes can then be stated
+        assert place.names() == []
+        if end == "killed":
+            writer.kill()
+        with place.hold():
+            assert not list(tmp_path.glob(".*.part"))
+            place.write("big", b"of the next job")
+        if end == "cleared away":  # the writer outlived its job, and goes on
+            os.kill(writer.pid, signal.SIGCONT)
+            said = writer.communicate()[1]
+            assert said == f"{tmp_path}/big: cannot be written (No such file or directory)\n"
     finally:
         writer.kill()
         writer.communicate()
-    place = open_destination(tmp_path)
-    assert place.names() == []
-    with place.hold():
-        assert not list(tmp_path.glob(".*.part"))
+    assert place.read("big") == b"of the next job"
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_a_full_disk(tmp_path):
