@@ -45,8 +45,11 @@ def _threads():
 
 @pytest.fixture
 def _short(monkeypatch):
+    """Short trials, and all the patience that a busy machine needs for them."""
     monkeypatch.setattr(probe, "SECONDS", 0.01)
     monkeypatch.setattr(probe, "BATCH_SIZES", (16, 256))
+    for limit in ("WAY_S", "ALL_S", "LATE_S"):
+        monkeypatch.setattr(probe, limit, 600.0)
 
 
 def way(n_actors: int, threads: float = 1, size: int = 64, gpus: float = 0) -> ScoreSettings:
